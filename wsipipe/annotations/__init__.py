@@ -1,0 +1,1 @@
+"""Annotations: points and polygons, one reader per format."""

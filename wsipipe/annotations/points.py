@@ -1,0 +1,65 @@
+"""Points that a user clicked on one slide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsipipe.errors import AnnotationError
+
+OUT_OF_TARGET, IN_TARGET = 0, 1
+
+
+@dataclass(frozen=True, eq=False)
+class PointSet:
+    """In-target and out-of-target points of one slide.
+
+    Parameters
+    ----------
+    xy : (n, 2) float64 array
+        (x, y) in level-0 px, top-left origin.
+    label : (n,) int64 array
+        1 in-target, 0 out-of-target.
+    class_names : tuple of str
+        Class of every point as the file has it.
+    source : Path or None
+        The file the points come from.
+    """
+
+    xy: NDArray[np.float64]
+    label: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    source: Path | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.label)
+        if self.xy.shape != (n, 2) or self.label.shape != (n,) or len(self.class_names) != n:
+            raise AnnotationError(
+                f"points need xy (n, 2), label (n,) and n class names, got {self.xy.shape}, {self.label.shape} "
+                f"and {len(self.class_names)}",
+                path=self.source,
+            )
+        if not np.isfinite(self.xy).all():
+            raise AnnotationError("holds a point that is not finite", path=self.source)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def in_target(self) -> NDArray[np.float64]:
+        """(x, y) of the in-target points, (p, 2)."""
+        return np.asarray(self.xy[self.label == IN_TARGET])
+
+    @property
+    def out_of_target(self) -> NDArray[np.float64]:
+        """(x, y) of the out-of-target points, (q, 2)."""
+        return np.asarray(self.xy[self.label == OUT_OF_TARGET])
+
+    def subset(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> PointSet:
+        """Points chosen by a mask or by indices."""
+        index = np.arange(len(self))[keep]
+        names = tuple(self.class_names[i] for i in index)
+        return PointSet(self.xy[index], self.label[index], names, self.source)

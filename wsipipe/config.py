@@ -1,0 +1,185 @@
+"""Settings: pydantic models, frozen and validated; YAML in, one clear line out when something is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from wsipipe.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no unknown keys, no silent coercion of nonsense."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def digest(self) -> str:
+        """Hash of every setting, for recognising finished work; 16 hexadecimal digits."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class TissueSettings(Settings):
+    """How tissue is told from glass."""
+
+    mpp: float = Field(8.0, gt=0.5, le=64, description="resolution of the detection, um per px")
+    min_area_um2: float = Field(50_000, ge=0, description="smaller pieces of tissue are specks")
+    min_hole_um2: float = Field(20_000, ge=0, description="smaller holes in tissue are closed")
+
+
+class TileSettings(Settings):
+    """Which patches of a slide are looked at."""
+
+    mpp: float | None = Field(
+        0.5, gt=0.02, le=64, description="target resolution, um per px; null: the image's own pixels"
+    )
+    patch_size_px: int = Field(256, ge=16, le=8192, description="side of a patch in target px")
+    overlap_px: int = Field(0, ge=0, description="overlap of neighbouring patches in target px")
+    min_tissue: float = Field(0.1, ge=0, le=1, description="smallest tissue fraction of a patch that is kept")
+    tissue: TissueSettings = TissueSettings()
+
+    @model_validator(mode="after")
+    def _overlap_below_patch(self) -> Self:
+        if self.overlap_px >= self.patch_size_px:
+            raise ValueError(f"overlap_px {self.overlap_px} must be smaller than patch_size_px {self.patch_size_px}")
+        return self
+
+    @property
+    def stride_px(self) -> int:
+        """Step between patches in target px."""
+        return self.patch_size_px - self.overlap_px
+
+
+class EncoderSettings(Settings):
+    """Where features come from."""
+
+    name: str = Field("resnet34", description="resnet34, filterbank, or none: images go to the network as they are")
+    kind: Literal["patch", "dense"] = Field("patch", description="one vector per patch, or a convolutional map")
+    weights: str = Field("imagenet", description="imagenet, none (random, seeded), or a file")
+    stride_px: int = Field(16, ge=1, le=512, description="dense: step between map cells in target px")
+
+    @property
+    def uses_images(self) -> bool:
+        """Whether images skip the encoder."""
+        return self.name == "none"
+
+
+class CvmSettings(Settings):
+    """The contrast-based variational model (eq. 4-7)."""
+
+    eta: float = Field(0.6, ge=0, le=1, description="weight of the out-of-target correlation (eq. 5)")
+    lam: float | None = Field(None, gt=0, description="fitting weight lambda (eq. 6); null: lam_rel / (c1 - c2)^2")
+    lam_rel: float = Field(1.0, gt=0, description="scale-free fitting weight, used where lam is null")
+    beta: float = Field(10.0, ge=0, description="edge detector g = 1 / (1 + beta |grad z|^2)")
+    tol: float = Field(1e-4, gt=0, lt=1, description="relative duality gap at which the solver stops")
+    prototype: Literal[1, 3, 5] = Field(3, description="a point's feature is the mean over this many cells squared")
+
+
+class NetworkSettings(Settings):
+    """The U-Net on feature maps or images."""
+
+    width: int = Field(32, ge=4, le=512, description="channels of the first stage; each further stage doubles them")
+    depth: int = Field(4, ge=1, le=6, description="number of down-samplings")
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainingSettings(Settings):
+    """Loss and optimiser; the paper's values are the defaults."""
+
+    method: Literal["partial_ce", "contrast_map", "cvm"] = Field("cvm", description="second teacher beside the points")
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    window: int = Field(256, ge=16, description="largest side of a training window in map cells (or image px)")
+    point_width: Literal[1, 3, 5] = Field(1, description="a point labels this many cells squared")
+    pairs: int | None = Field(None, ge=1, description="points of each class used per slide or image; null: all")
+    kl_weight: float = Field(1.0, ge=0, description="weight of the uncertainty-weighted KL term (1 in eq. 2)")
+    warmup_epochs: int = Field(0, ge=0, description="epochs on points alone before the second teacher is asked")
+    steps_per_epoch: int | None = Field(
+        None, ge=1, description="optimiser steps in an epoch; null: one pass over the windows"
+    )
+    validation_fraction: float = Field(0.2, gt=0, lt=1, description="share held out where the manifest has no split")
+    augment: bool = True
+    seed: int = Field(0, ge=0)
+    mixed_precision: bool = Field(default=True, description="on CUDA; the CPU always computes in float32")
+
+
+class PredictSettings(Settings):
+    """How a mask is made from a trained model."""
+
+    threshold: float = Field(0.5, gt=0, lt=1)
+    window: int = Field(256, ge=16, description="side of a prediction window in map cells (or image px)")
+    overlap: int = Field(64, ge=0, description="overlap of neighbouring windows, blended away")
+    min_area_um2: float = Field(0.0, ge=0, description="smaller objects and holes are removed from the mask")
+
+    @model_validator(mode="after")
+    def _overlap_below_window(self) -> Self:
+        if self.overlap * 2 > self.window:
+            raise ValueError(f"overlap {self.overlap} must be at most half of window {self.window}")
+        return self
+
+
+class Recipe(Settings):
+    """Everything that one YAML in `configs/` can say."""
+
+    tile: TileSettings = TileSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    network: NetworkSettings = NetworkSettings()
+    cvm: CvmSettings = CvmSettings()
+    training: TrainingSettings = TrainingSettings()
+    predict: PredictSettings = PredictSettings()
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or is no YAML mapping, or a setting is unknown or impossible; the message names the
+        setting, its value and what is allowed.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", path=path) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"is not YAML: {' '.join(str(error).split())}", path=path) from error
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"holds {type(data).__name__}, not settings", path=path, remedy="start from a file in configs/"
+        )
+    return parse_recipe(data, source=path)
+
+
+def parse_recipe(data: dict[str, Any], *, source: str | Path | None = None) -> Recipe:
+    """Validate settings from a mapping; see `load_recipe`."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_tell(item) for item in error.errors()), path=source) from error
+
+
+def updated(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """Copy of a recipe with changes like {"tile": {"mpp": 1.0}}, validated again; None values change nothing."""
+    data = recipe.model_dump(mode="json")
+    for section, values in changes.items():
+        data[section] |= {key: value for key, value in values.items() if value is not None}
+    return parse_recipe(data)
+
+
+def _tell(item: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "settings"
+    if item["type"] == "extra_forbidden":
+        return f"unknown setting {where!r}"
+    value = item["input"]
+    shown = "" if isinstance(value, dict) else f", got {value!r}"
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}{shown}"

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: tissue, contrast maps, the variational model, blending, metrics."""

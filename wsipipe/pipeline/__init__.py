@@ -1,0 +1,1 @@
+"""One module per command: opens, streams, calls the layers below, writes."""

@@ -1,0 +1,1 @@
+"""Slides: one protocol over OpenSlide, tiffslide and plain images."""

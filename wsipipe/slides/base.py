@@ -1,0 +1,87 @@
+"""What every slide reader offers, whatever library is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsipipe.geometry import Region
+
+
+class SlideReader(Protocol):
+    """A slide, opened for reading.
+
+    Frames: `dimensions`, `bounds` and points are level-0 px; `read_region` takes a region in px of the level it
+    reads. Readers open lazily in each process and are pickled by path, so that every worker has its own handle.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    backend : str
+        "openslide", "tiffslide" or "image".
+    vendor : str
+        As the backend names it ("aperio", "hamamatsu", ...; "image" for plain images).
+    dimensions : (int, int)
+        (width, height) of level 0 in px.
+    level_dimensions : tuple of (int, int)
+        (width, height) of every level in px.
+    level_downsamples : tuple of float
+        Level-0 px per px of every level; rarely whole numbers.
+    mpp : float or None
+        um per level-0 px; None where neither the file nor the user says.
+    mpp_source : str
+        Where `mpp` comes from ("override", "openslide.mpp-x", ...), or why there is none.
+    bounds : Region
+        Scanned area in level-0 px; the whole slide where the format tells none.
+    properties : mapping of str to str
+        Metadata as the backend gives it.
+    """
+
+    path: Path
+    backend: str
+    vendor: str
+    dimensions: tuple[int, int]
+    level_dimensions: tuple[tuple[int, int], ...]
+    level_downsamples: tuple[float, ...]
+    mpp: float | None
+    mpp_source: str
+    bounds: Region
+    properties: Mapping[str, str]
+
+    def read_region(self, region: Region, level: int = 0) -> NDArray[np.uint8]:
+        """Read pixels.
+
+        Parameters
+        ----------
+        region : Region
+            In px of `level`; what lies past the edge comes back white.
+        level : int
+            Level to read.
+
+        Returns
+        -------
+        (height, width, 3) uint8 array
+            RGB; transparent parts are white.
+
+        Raises
+        ------
+        SlideError
+            The file is damaged there, or the level does not exist.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the handle back; reading again reopens it."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

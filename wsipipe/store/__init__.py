@@ -1,0 +1,1 @@
+"""Files of ours: feature maps, checkpoints, masks, GeoJSON; the only place that writes."""
