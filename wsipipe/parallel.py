@@ -1,0 +1,135 @@
+"""One task per item, on this machine or on a dask cluster; the only module that imports dask.
+
+Without workers and without a cluster the items run one after another in this process, so that small jobs start at
+once. Otherwise `dask.distributed` runs them: a local cluster of processes (one item each, so that no native handle is
+shared) or the cluster at the given address.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from wsipipe.errors import WsipipeError
+from wsipipe.progress import Progress, Report, silent
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_TOPIC = "wsipipe-progress"
+
+
+class WorkerLostError(WsipipeError):
+    """A worker process died (killed, out of memory) while it held an item."""
+
+
+def map_items(
+    task: Callable[[Item, Report], Result],
+    items: Sequence[Item],
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    report: Report = silent,
+) -> Iterator[tuple[int, Result | WsipipeError]]:
+    """Run `task(item, report)` for every item.
+
+    Parameters
+    ----------
+    task : callable
+        Picklable when more than one worker or a cluster is used.
+    items : sequence
+        Picklable likewise.
+    workers : int
+        Processes on this machine; ignored with `scheduler`.
+    scheduler : str, optional
+        Address of a running dask scheduler ("tcp://host:port").
+    report : Report
+        Called in this process with the progress of every item, wherever it runs.
+
+    Yields
+    ------
+    (int, result)
+        Index of the item and what the task returned, in the order in which the items end; a `WorkerLostError` stands
+        in for the result of an item whose worker died again and again.
+
+    Raises
+    ------
+    WsipipeError
+        The cluster cannot be reached.
+    """
+    if scheduler is None and min(workers, len(items)) <= 1:
+        yield from ((index, task(item, report)) for index, item in enumerate(items))
+        return
+    with _client(min(workers, len(items)), scheduler) as client:
+        client.subscribe_topic(_TOPIC, functools.partial(_receive, report))
+        yield from _gather(client, task, items)
+
+
+def worker_index() -> int:
+    """Position of this process among the local workers; 0 outside of a cluster. Spreads workers over GPUs."""
+    from distributed import get_worker
+
+    try:
+        name = get_worker().name
+    except ValueError:
+        return 0
+    return int(name) if str(name).isdigit() else 0
+
+
+def _gather(
+    client: Client, task: Callable[[Item, Report], Result], items: Sequence[Item]
+) -> Iterator[tuple[int, Result | WsipipeError]]:
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    futures = {client.submit(task, item, _send, pure=False): index for index, item in enumerate(items)}
+    for future in as_completed(list(futures)):
+        error = future.exception()
+        if isinstance(error, KilledWorker):
+            yield (
+                futures[future],
+                WorkerLostError("the worker process died", remedy="often out of memory: use fewer --workers"),
+            )
+        else:
+            yield futures[future], future.result()
+
+
+@contextmanager
+def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
+    from distributed import Client, LocalCluster
+
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout="20s", set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise WsipipeError(
+                f"no dask scheduler answers at {scheduler}: {error}", remedy="start one with `dask scheduler`"
+            ) from error
+        with client:
+            yield client
+        return
+    with (
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def _send(progress: Progress, /) -> None:
+    """Report from a worker: travels to the client as an event."""
+    from distributed import get_worker
+
+    event = (progress.item, progress.stage, progress.done, progress.total)
+    get_worker().log_event(_TOPIC, event)
+
+
+def _receive(report: Report, event: Any) -> None:  # noqa: ANN401 - what distributed hands over
+    _, content = event
+    report(Progress(*content))
