@@ -1,0 +1,100 @@
+"""Reports and tables: JSON and CSV that other programs read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+
+import numpy as np
+
+from wsipipe.errors import StoreError
+from wsipipe.store.atomic import write_text
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write plain data as indented JSON, keys in the order given.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    data : object
+        Mappings, sequences, strings, numbers, booleans, None; paths become strings, numpy scalars and arrays
+        become numbers and lists.
+
+    Raises
+    ------
+    StoreError
+        A number is not finite (JSON has none), a value or key is of another type, or the file cannot be written.
+    """
+    text = json.dumps(plain(data, path=path), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]], *, columns: Sequence[str] = ()) -> None:
+    """Write rows as comma-separated UTF-8 with a header and plain line feeds.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    rows : sequence of mappings
+        Values by column; what a row lacks, or None, stays empty.
+    columns : sequence of str
+        Columns that come first, there even without rows; the others follow in order of appearance.
+
+    Raises
+    ------
+    StoreError
+        There is neither a row nor a column, or the file cannot be written.
+    """
+    names = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
+    if not names:
+        raise StoreError("has neither rows nor columns to write", path=path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def plain(value: object, *, path: Path | None = None, where: str = "") -> object:
+    """Turn numpy values, paths and tuples into what JSON knows; `where` names the value in errors."""
+    if isinstance(value, Mapping):
+        return {_key(key, path): plain(item, path=path, where=f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, path=path, where=f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist(), path=path, where=where)
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise StoreError(f"cannot hold {where.lstrip('.') or 'the value'} = {value!r}: JSON has no such value", path=path)
+
+
+def _key(key: object, path: Path | None) -> str:
+    if not isinstance(key, str):
+        raise StoreError(f"cannot hold the key {key!r}: keys of JSON are strings", path=path)
+    return key
+
+
+def read_json(path: Path) -> object:
+    """Read a JSON file.
+
+    Raises
+    ------
+    StoreError
+        The file is missing, cut off or no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"cannot be read: {error.strerror}", path=path) from error
+    except ValueError as error:
+        raise StoreError(f"is not JSON: {error}", path=path, remedy="delete it and make it again") from error
