@@ -1,0 +1,36 @@
+"""Which device computes."""
+
+from __future__ import annotations
+
+import torch
+
+from wsipipe.errors import ConfigError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Device by name; "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises
+    ------
+    ConfigError
+        There is no such device, or this machine has none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {name!r}", remedy="use auto, cpu, cuda, cuda:0 or mps") from error
+    if not _is_present(device):
+        raise ConfigError(f"this machine has no device {name!r}", remedy="use --device auto or cpu")
+    return device
+
+
+def _is_present(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    return device.type == "cpu" or (device.type == "mps" and _has_mps())
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()

@@ -1,0 +1,173 @@
+"""ResNets of torchvision as encoders: one pooled vector per patch, or the convolutional map up to layer3."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from wsipipe.errors import ConfigError
+from wsipipe.models.receptive_field import main_path, receptive_field
+from wsipipe.models.weights import read_weights, weights_digest
+
+RESNETS = ("resnet18", "resnet34", "resnet50")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ResNetEncoder(nn.Module):
+    """A ResNet that takes uint8 pixels and normalises them itself, on its own device.
+
+    Parameters
+    ----------
+    body : Module
+        (n, 3, h, w) float32 normalised -> (n, dim) or (n, dim, h / stride, w / stride).
+    name : str
+        As the settings have it.
+    kind : str
+        "patch" or "dense".
+    dim : int
+        Length of a feature vector.
+    stride_px : int
+        Dense: px per map cell. Patch: 0, the tile grid decides.
+    halo_px : int
+        Dense: margin, a multiple of `stride_px`, that makes a tile's map equal to one pass over everything.
+    weights_digest : str
+        Names the weights.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        name: str,
+        kind: Literal["patch", "dense"],
+        dim: int,
+        stride_px: int,
+        halo_px: int,
+        weights_digest: str,
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.name, self.kind, self.dim = name, kind, dim
+        self.stride_px, self.halo_px, self.weights_digest = stride_px, halo_px, weights_digest
+        std = torch.tensor(IMAGENET_STD)
+        self.register_buffer("gain", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", (-torch.tensor(IMAGENET_MEAN) / std).view(1, 3, 1, 1), persistent=False)
+
+    gain: Tensor
+    shift: Tensor
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features of (n, h, w, 3) uint8 pixels on the encoder's device, with a graph where one is asked for."""
+        # (n, h, w, 3) seen as (n, 3, h, w) is channels-last already: no copy but the one to float.
+        x = pixels.permute(0, 3, 1, 2).to(torch.float32).mul_(self.gain).add_(self.shift)
+        features: Tensor = self.body(x)
+        return features
+
+    @torch.inference_mode()
+    def encode(self, batch: Tensor) -> Tensor:
+        """Features without a graph.
+
+        Parameters
+        ----------
+        batch : (n, h, w, 3) uint8 Tensor
+            RGB at the target resolution, on any device. Dense: h and w are multiples of `stride_px`.
+
+        Returns
+        -------
+        Tensor
+            float32 on the encoder's device. Patch: (n, dim). Dense: (n, dim, h / stride, w / stride).
+        """
+        return self(batch.to(self.gain.device, non_blocking=True))
+
+
+def build_resnet(
+    name: str,
+    *,
+    kind: Literal["patch", "dense"],
+    weights: str,
+    stride_px: int = 16,
+    fold: bool = True,
+) -> ResNetEncoder:
+    """ResNet encoder on the CPU, in evaluation mode and channels-last.
+
+    Parameters
+    ----------
+    name : str
+        "resnet18", "resnet34" or "resnet50".
+    kind : str
+        "patch": the whole network but its classifier, pooled. "dense": up to layer3, stride 16.
+    weights : str
+        "imagenet", "none" or a file; see `wsipipe.models.weights.read_weights`.
+    stride_px : int
+        Dense: 16 times a power of two; the map is averaged down to it.
+    fold : bool
+        Fold batch norms into their convolutions: the same function up to rounding, and faster.
+
+    Raises
+    ------
+    ConfigError
+        The stride is impossible.
+    WeightsError
+        The weights are not at hand or do not fit.
+    """
+    with torch.device("meta"):
+        net = torchvision.models.get_model(name, weights=None)
+    net.fc = nn.Identity()
+    like = {key: value for key, value in net.state_dict().items() if not key.endswith("num_batches_tracked")}
+    tensors = read_weights(weights, encoder=name, like=like)
+    counters = {key: torch.tensor(0) for key in net.state_dict().keys() - like.keys()}
+    net.load_state_dict(tensors | counters, assign=True)
+    net.eval().requires_grad_(requires_grad=False)
+    digest = ("random-" if weights == "none" else "") + weights_digest(tensors)
+    body = _patch_body(net) if kind == "patch" else _dense_body(net, stride_px)
+    dim = _width(net.layer4 if kind == "patch" else net.layer3)
+    halo = receptive_field(main_path(body)).halo(stride_px) if kind == "dense" else 0
+    if fold:
+        fold_batch_norms(body)
+    return ResNetEncoder(
+        body.to(memory_format=torch.channels_last),
+        name=name,
+        kind=kind,
+        dim=dim,
+        stride_px=stride_px if kind == "dense" else 0,
+        halo_px=halo,
+        weights_digest=digest,
+    ).eval()
+
+
+def fold_batch_norms(net: nn.Module) -> None:
+    """Fold every batch norm of a ResNet in evaluation mode into the convolution before it, in place."""
+    for module in list(net.modules()):
+        names = [name for name, _ in module.named_children()]
+        for before, after in zip(names, names[1:], strict=False):
+            conv, norm = getattr(module, before), getattr(module, after)
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, before, fuse_conv_bn_eval(conv, norm))
+                setattr(module, after, nn.Identity())
+
+
+def _patch_body(net: nn.Module) -> nn.Module:
+    return nn.Sequential(*_stages(net), net.layer4, net.avgpool, nn.Flatten(1))
+
+
+def _dense_body(net: nn.Module, stride_px: int) -> nn.Module:
+    pooling, rest = divmod(stride_px, 16)
+    if rest or pooling not in (1, 2, 4, 8):
+        raise ConfigError(
+            f"a dense ResNet map cannot have a stride of {stride_px} px", remedy="use --stride 16, 32, 64 or 128"
+        )
+    return nn.Sequential(*_stages(net), *([nn.AvgPool2d(pooling)] if pooling > 1 else []))
+
+
+def _stages(net: nn.Module) -> list[nn.Module]:
+    return [net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3]  # type: ignore[list-item]
+
+
+def _width(stage: nn.Module) -> int:
+    """Output channels of a stage: those of its last convolution."""
+    return [module for module in stage.modules() if isinstance(module, nn.Conv2d)][-1].out_channels
