@@ -55,7 +55,7 @@ class Encoder(Protocol):
 
 
 def build_encoder(settings: EncoderSettings, *, device: str = "cpu") -> Encoder:
-    """Encoder that the settings ask for, ready to run on a device.
+    """Build the encoder that the settings ask for, ready to run on a device.
 
     Raises
     ------

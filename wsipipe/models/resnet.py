@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from wsipipe.models.weights import read_weights, weights_digest
 RESNETS = ("resnet18", "resnet34", "resnet50")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_TO_LAYER3 = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
 
 
 class ResNetEncoder(nn.Module):
@@ -52,7 +54,8 @@ class ResNetEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.body = body
-        self.name, self.kind, self.dim = name, kind, dim
+        self.name, self.dim = name, dim
+        self.kind: str = kind
         self.stride_px, self.halo_px, self.weights_digest = stride_px, halo_px, weights_digest
         std = torch.tensor(IMAGENET_STD)
         self.register_buffer("gain", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
@@ -82,7 +85,7 @@ class ResNetEncoder(nn.Module):
         Tensor
             float32 on the encoder's device. Patch: (n, dim). Dense: (n, dim, h / stride, w / stride).
         """
-        return self(batch.to(self.gain.device, non_blocking=True))
+        return self.forward(batch.to(self.gain.device, non_blocking=True))
 
 
 def build_resnet(
@@ -115,21 +118,13 @@ def build_resnet(
     WeightsError
         The weights are not at hand or do not fit.
     """
-    with torch.device("meta"):
-        net = torchvision.models.get_model(name, weights=None)
-    net.fc = nn.Identity()
-    like = {key: value for key, value in net.state_dict().items() if not key.endswith("num_batches_tracked")}
-    tensors = read_weights(weights, encoder=name, like=like)
-    counters = {key: torch.tensor(0) for key in net.state_dict().keys() - like.keys()}
-    net.load_state_dict(tensors | counters, assign=True)
-    net.eval().requires_grad_(requires_grad=False)
-    digest = ("random-" if weights == "none" else "") + weights_digest(tensors)
+    net, digest = _load(name, weights)
     body = _patch_body(net) if kind == "patch" else _dense_body(net, stride_px)
-    dim = _width(net.layer4 if kind == "patch" else net.layer3)
     halo = receptive_field(main_path(body)).halo(stride_px) if kind == "dense" else 0
+    dim = _width(net.get_submodule("layer4" if kind == "patch" else "layer3"))
     if fold:
         fold_batch_norms(body)
-    return ResNetEncoder(
+    encoder = ResNetEncoder(
         body.to(memory_format=torch.channels_last),
         name=name,
         kind=kind,
@@ -137,14 +132,28 @@ def build_resnet(
         stride_px=stride_px if kind == "dense" else 0,
         halo_px=halo,
         weights_digest=digest,
-    ).eval()
+    )
+    return encoder.eval()
+
+
+def _load(name: str, weights: str) -> tuple[nn.Module, str]:
+    """Network of torchvision without its classifier, in evaluation mode, and the digest of its weights."""
+    with torch.device("meta"):  # no time is lost on initial values that are thrown away
+        net: nn.Module = torchvision.models.get_model(name, weights=None)
+    net.fc = nn.Identity()
+    state = net.state_dict()
+    like = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    tensors = read_weights(weights, encoder=name, like=like)
+    net.load_state_dict(tensors | {key: torch.tensor(0) for key in state.keys() - like.keys()}, assign=True)
+    digest = ("random-" if weights == "none" else "") + weights_digest(tensors)
+    return net.eval().requires_grad_(requires_grad=False), digest
 
 
 def fold_batch_norms(net: nn.Module) -> None:
     """Fold every batch norm of a ResNet in evaluation mode into the convolution before it, in place."""
     for module in list(net.modules()):
         names = [name for name, _ in module.named_children()]
-        for before, after in zip(names, names[1:], strict=False):
+        for before, after in itertools.pairwise(names):
             conv, norm = getattr(module, before), getattr(module, after)
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, before, fuse_conv_bn_eval(conv, norm))
@@ -152,7 +161,7 @@ def fold_batch_norms(net: nn.Module) -> None:
 
 
 def _patch_body(net: nn.Module) -> nn.Module:
-    return nn.Sequential(*_stages(net), net.layer4, net.avgpool, nn.Flatten(1))
+    return nn.Sequential(*_parts(net, *_TO_LAYER3, "layer4", "avgpool"), nn.Flatten(1))
 
 
 def _dense_body(net: nn.Module, stride_px: int) -> nn.Module:
@@ -161,11 +170,11 @@ def _dense_body(net: nn.Module, stride_px: int) -> nn.Module:
         raise ConfigError(
             f"a dense ResNet map cannot have a stride of {stride_px} px", remedy="use --stride 16, 32, 64 or 128"
         )
-    return nn.Sequential(*_stages(net), *([nn.AvgPool2d(pooling)] if pooling > 1 else []))
+    return nn.Sequential(*_parts(net, *_TO_LAYER3), *([nn.AvgPool2d(pooling)] if pooling > 1 else []))
 
 
-def _stages(net: nn.Module) -> list[nn.Module]:
-    return [net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3]  # type: ignore[list-item]
+def _parts(net: nn.Module, *names: str) -> list[nn.Module]:
+    return [net.get_submodule(name) for name in names]
 
 
 def _width(stage: nn.Module) -> int:

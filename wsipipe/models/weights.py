@@ -145,7 +145,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _tensors_of(loaded: object, path: Path) -> dict[str, Tensor]:
-    """The tensors in a state dict or in a training checkpoint that holds one."""
+    """Find the tensors in a state dict or in a training checkpoint that holds one."""
     if isinstance(loaded, Mapping):
         for key in _CONTAINERS:
             if isinstance(loaded.get(key), Mapping):
