@@ -92,10 +92,15 @@ class NetworkSettings(Settings):
 class TrainingSettings(Settings):
     """Loss and optimiser; the paper's values are the defaults."""
 
-    method: Literal["partial_ce", "contrast_map", "cvm"] = Field("cvm", description="second teacher beside the points")
+    method: Literal["partial_ce", "full", "contrast_map", "cvm"] = Field(
+        "cvm", description="second teacher beside the points; full: the masks of the manifest instead"
+    )
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(1, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="learning rate over the epochs; cosine falls to zero at the last one"
+    )
     weight_decay: float = Field(1e-4, ge=0)
     window: int = Field(256, ge=16, description="largest side of a training window in map cells (or image px)")
     point_width: Literal[1, 3, 5] = Field(1, description="a point labels this many cells squared")

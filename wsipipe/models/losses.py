@@ -1,0 +1,74 @@
+"""Losses: partial cross-entropy (eq. 3) and the uncertainty-weighted Kullback-Leibler divergence.
+
+All work on logits, so that they stay finite however sure the network is, and in at least float32, so that mixed
+precision does not round them away.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def partial_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy over the labelled cells alone (eq. 3).
+
+    Parameters
+    ----------
+    logits : (n, 1, h, w) or (n, h, w) tensor
+        Logits of being in target.
+    labels : (n, h, w) integer tensor
+        1 in-target, 0 out-of-target, -1 unlabelled.
+
+    Returns
+    -------
+    scalar tensor
+        Mean over the labelled cells of the batch; zero, still differentiable, where there are none.
+    """
+    flat = _flat(logits, labels)
+    labelled = labels >= 0
+    if not labelled.any():
+        return flat.sum() * 0.0
+    return F.binary_cross_entropy_with_logits(flat[labelled], labels[labelled].to(flat.dtype))
+
+
+def entropy(u: Tensor) -> Tensor:
+    """Entropy h of each probability in nats, 0 at u = 0 and u = 1."""
+    h: Tensor = torch.special.entr(u) + torch.special.entr(1.0 - u)
+    return h
+
+
+def weighted_kl(logits: Tensor, u: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Divergence D(u || y) of a soft target u, weighted by how sure the target is, w = exp(-2h).
+
+    The paper prints a minus sign in front of the sum, with which a perfect fit would be the worst; the divergence
+    meant is the usual, positive one.
+
+    Parameters
+    ----------
+    logits : (n, 1, h, w) or (n, h, w) tensor
+        Logits of the network's probability y.
+    u : (n, h, w) tensor
+        Target probabilities in [0, 1]; no gradient goes into them.
+    valid : (n, h, w) bool tensor, optional
+        Cells that count (the set K); all where None.
+
+    Returns
+    -------
+    scalar tensor
+        Mean over the valid cells of the batch, >= 0; zero where there are none.
+    """
+    flat = _flat(logits, u)
+    target = u.detach().to(flat.dtype)
+    h = entropy(target)
+    cross_entropy = -(target * F.logsigmoid(flat) + (1.0 - target) * F.logsigmoid(-flat))
+    divergence = torch.exp(-2.0 * h) * (cross_entropy - h)
+    if valid is None:
+        return divergence.mean()
+    return torch.where(valid, divergence, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def _flat(logits: Tensor, like: Tensor) -> Tensor:
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return precise.reshape(like.shape)

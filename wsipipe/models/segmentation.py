@@ -1,0 +1,201 @@
+"""The segmentation model: standardised input and the U-Net; building it again from a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from wsipipe.config import NetworkSettings, Recipe
+from wsipipe.errors import CheckpointError
+from wsipipe.models.unet import UNet
+
+
+class SavedModel(Protocol):
+    """What a checkpoint offers; `store.checkpoint.Checkpoint` does."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Weights by name."""
+        ...
+
+    @property
+    def recipe(self) -> Recipe:
+        """Settings the model was trained with."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, object]:
+        """Where it comes from: at least `in_channels` and the facts of `FeatureFacts`."""
+        ...
+
+
+class FeatureFacts(Protocol):
+    """What must agree between training and prediction; `store.feature_map.FeatureMapInfo` has it."""
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder."""
+        ...
+
+    @property
+    def weights_digest(self) -> str:
+        """Hash of the encoder's weights."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Either "patch" or "dense"."""
+        ...
+
+    @property
+    def mpp(self) -> float | None:
+        """Resolution of the encoder's input, um per px."""
+        ...
+
+    @property
+    def stride_px(self) -> int:
+        """Step between cells in target px."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Channels of the map."""
+        ...
+
+
+class SegmentationModel(nn.Module):
+    """Standardise the input with the training set's mean and deviation, then segment it.
+
+    Parameters
+    ----------
+    in_channels : int
+        Channels of the feature map, or 3 for RGB in [0, 1].
+    settings : NetworkSettings
+        Of the U-Net.
+    empty_cells : bool
+        Whether all-zero vectors are cells that were never computed (glass on a feature map); they are set to the
+        mean, so that the network sees nothing there. In an image a black pixel is a pixel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, in_channels: int, settings: NetworkSettings, *, empty_cells: bool) -> None:
+        super().__init__()
+        self.empty_cells = empty_cells
+        self.register_buffer("mean", torch.zeros(in_channels))
+        self.register_buffer("std", torch.ones(in_channels))
+        self.unet = UNet(in_channels, settings)
+
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Take mean and deviation (c,) of the valid cells of the training set; constant channels are only centred."""
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 1e-6 * std.max(), std, torch.ones_like(std)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Segment.
+
+        Parameters
+        ----------
+        x : (n, c, h, w) float tensor
+            Features or RGB in [0, 1], not standardised; any h and w.
+
+        Returns
+        -------
+        logits : (n, 1, h, w) tensor
+            Logits of being in target.
+        features : (n, width, h, w) tensor
+            Last decoder feature map.
+        """
+        standard = (x - self.mean[:, None, None]) / self.std[:, None, None]
+        if self.empty_cells:
+            standard = standard * (x != 0).any(dim=1, keepdim=True)
+        logits, features = self.unet(standard)
+        return logits, features
+
+
+def build_model(in_channels: int, recipe: Recipe) -> SegmentationModel:
+    """Untrained model of a recipe; weights come from torch's random numbers."""
+    return SegmentationModel(in_channels, recipe.network, empty_cells=not recipe.encoder.uses_images)
+
+
+def restore_model(checkpoint: SavedModel, *, device: str) -> SegmentationModel:
+    """Build the trained model of a checkpoint, ready to predict.
+
+    Parameters
+    ----------
+    checkpoint : SavedModel
+        As `store.checkpoint.load_checkpoint` gives it.
+    device : str
+        Where the model goes ("cpu", "cuda", "cuda:1").
+
+    Raises
+    ------
+    CheckpointError
+        The provenance names no channels, or tensors are missing, left over or of another shape.
+    """
+    channels = checkpoint.provenance.get("in_channels")
+    if not isinstance(channels, int) or channels < 1:
+        raise CheckpointError(
+            f"says in_channels = {channels!r}, a segmentation model needs a positive whole number",
+            remedy="use a checkpoint written by wsipipe train",
+        )
+    model = build_model(channels, checkpoint.recipe)
+    try:
+        model.load_state_dict(dict(checkpoint.tensors))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"weights do not fit the network of their recipe: {' '.join(str(error).split())}",
+            remedy="the file is damaged or of another version; train again",
+        ) from error
+    return model.to(device).eval()
+
+
+def check_fits(checkpoint: SavedModel, info: FeatureFacts) -> None:
+    """See that a feature map is of the kind the model was trained on.
+
+    Parameters
+    ----------
+    checkpoint : SavedModel
+        The trained model.
+    info : FeatureFacts
+        Facts of the map (`FeatureMapInfo`).
+
+    Raises
+    ------
+    CheckpointError
+        Encoder, weights, kind, resolution, stride or channels differ; both values are named.
+    """
+    trained = checkpoint.provenance
+    for fact, key in _FACTS:
+        here, there = getattr(info, fact), trained.get(key)
+        if not _same(here, there):
+            raise CheckpointError(
+                f"was trained on features with {_told(fact, there)}, these have {_told(fact, here)}",
+                remedy="extract the features again with the model's recipe, or train on these",
+            )
+
+
+_FACTS = (
+    ("encoder", "encoder"),
+    ("kind", "kind"),
+    ("dim", "in_channels"),
+    ("mpp", "mpp"),
+    ("stride_px", "stride_px"),
+    ("weights_digest", "weights_digest"),
+)
+
+
+def _same(here: object, there: object) -> bool:
+    if isinstance(here, float) and isinstance(there, int | float):
+        return math.isclose(here, there, rel_tol=1e-6)
+    return here == there
+
+
+def _told(fact: str, value: object) -> str:
+    unit = {"mpp": " um/px", "stride_px": " px", "dim": " channels"}.get(fact, "")
+    return f"{fact.removesuffix('_px')} {value}{unit if value is not None else ''}"
