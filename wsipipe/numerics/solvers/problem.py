@@ -1,0 +1,176 @@
+"""What every backend is given and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsipipe.numerics.solvers.differences import Neighbourhood
+
+Status = Literal["converged", "empty", "full", "constant", "capped"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One map to segment. Nothing in it is ever mutated.
+
+    Parameters
+    ----------
+    z : (rows, cols) float32 array
+        Contrast map, finite; 0 on cells that are not valid.
+    g : (rows, cols) float32 array
+        Edge detector in (0, 1]; 1 on cells that are not valid.
+    lam : float
+        Weight of the fitting term, positive.
+    neighbourhood : {"crofton", "isotropic"}
+        How lengths are measured.
+    valid : (rows, cols) bool array or None
+        Cells that count; None: all.
+    """
+
+    z: NDArray[np.float32]
+    g: NDArray[np.float32]
+    lam: float
+    neighbourhood: Neighbourhood = "crofton"
+    valid: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the iteration starts.
+
+    Parameters
+    ----------
+    u : (rows, cols) float32 array
+        In [0, 1].
+    dual : (k, rows, cols) float32 array or None
+        Dual variable of a former solve, k pairs per cell; None: 0.
+    c1, c2 : float
+        Means of z inside and outside.
+    """
+
+    u: NDArray[np.float32]
+    c1: float
+    c2: float
+    dual: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop.
+
+    Parameters
+    ----------
+    tol : float
+        Largest relative duality gap, and largest last change of c1 and c2 as a share of the range of z.
+    max_iter : int
+        Iterations after which the solve is given up as "capped".
+    fixed_means : bool
+        Whether c1 and c2 stay as they start.
+    """
+
+    tol: float
+    max_iter: int
+    fixed_means: bool = False
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a backend found for one map; c1, c2 and the gap belong together (the gap is that of u for these means).
+
+    Parameters
+    ----------
+    u : (rows, cols) float32 array
+        In [0, 1]; 0 on cells that are not valid.
+    dual : (k, rows, cols) float32 array
+        Dual variable, for a warm start.
+    c1, c2, energy, gap : float
+        Means, energy (eq. 6 with 1 - u) and relative duality gap.
+    iterations : int
+        Primal-dual iterations done.
+    status : str
+        "converged", "empty" or "full" (converged to nothing or everything), "constant", or "capped".
+    """
+
+    u: NDArray[np.float32]
+    dual: NDArray[np.float32]
+    c1: float
+    c2: float
+    energy: float
+    gap: float
+    iterations: int
+    status: Status
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Sums over the valid cells for w = u clipped to [0, 1] and the feasible dual variable.
+
+    Parameters
+    ----------
+    mass : float
+        sum w.
+    weighted : float
+        sum z w.
+    primal, dual : float
+        Values of the primal and the dual problem for the current c1, c2.
+    scale : float
+        sum |f|, the yardstick of the gap.
+    """
+
+    mass: float
+    weighted: float
+    primal: float
+    dual: float
+    scale: float
+
+
+class Stepper(Protocol):
+    """The inner loop of a backend on one map: it holds u and the dual variable and moves them."""
+
+    def advance(self, c1: float, c2: float, iterations: int) -> None:
+        """Do primal-dual iterations for fixed means."""
+        ...
+
+    def measure(self, c1: float, c2: float) -> Measures:
+        """Sum up the state."""
+        ...
+
+    def energy(self, c1: float, c2: float) -> float:
+        """E(clipped u, c1, c2) in float64."""
+        ...
+
+    def state(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Clipped u, (rows, cols), and dual variable, (k, rows, cols)."""
+        ...
+
+
+class Backend(Protocol):
+    """One way to compute: plain numpy, compiled, on another device, in blocks."""
+
+    def edge_weights(
+        self, z: NDArray[np.float32], *, beta: float, valid: NDArray[np.bool_] | None
+    ) -> NDArray[np.float32]:
+        """Edge detector of a map; see `wsipipe.numerics.edges.edge_weights`."""
+        ...
+
+    def split(self, z: NDArray[np.float32], threshold: float, valid: NDArray[np.bool_] | None) -> Split:
+        """Count and sum z above a threshold and over all valid cells."""
+        ...
+
+    def solve(self, problem: Problem, start: Start, limits: Limits) -> Solution:
+        """Minimise the energy over u (and c1, c2 unless they are fixed)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """A map parted by a threshold: cells and sums of z above it, and in all."""
+
+    count_above: int
+    sum_above: float
+    count: int
+    total: float

@@ -1,0 +1,98 @@
+"""Over-relaxed primal-dual iteration in plain numpy, float64: slow, and meant to be read.
+
+For fixed c1 and c2 the energy is convex in u: min over 0 <= u <= 1 of max over p of <p, grad u> + <f, u>, with p
+bounded by the edge weights. One iteration (Chambolle and Pock, J. Math. Imaging Vis. 2011; relaxed after Condat, J.
+Optim. Theory Appl. 2013), with grad^T = -div:
+
+    v  = clip(u - tau (f + grad^T p), 0, 1)
+    u' = u + rho (v - u)
+    q  = project(p + sigma grad(2 v - u))
+    p' = p + rho (q - p)
+
+tau sigma |grad|^2 <= 1, where |grad|^2 <= 8 for forward differences and <= 12 for eight neighbours; 0 < rho < 2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsipipe.numerics import edges, energy
+from wsipipe.numerics.solvers.alternation import Totals, alternate
+from wsipipe.numerics.solvers.differences import Neighbourhood, adjoint, differences
+from wsipipe.numerics.solvers.problem import Limits, Measures, Problem, Solution, Split, Start
+
+RHO = 1.6
+STEPS: dict[Neighbourhood, tuple[float, float]] = {"crofton": (0.5, 1 / 6), "isotropic": (0.25, 0.5)}  # tau, sigma
+
+
+def edge_weights(z: NDArray[np.float32], *, beta: float, valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """Edge detector; see `wsipipe.numerics.edges.edge_weights`."""
+    return edges.edge_weights(z, beta=beta, valid=valid).astype(np.float32, copy=False)
+
+
+def split(z: NDArray[np.float32], threshold: float, valid: NDArray[np.bool_] | None) -> Split:
+    """Count and sum z above a threshold and over all valid cells."""
+    values = (z if valid is None else z[valid]).astype(np.float64)
+    above = values[values > threshold]
+    return Split(above.size, float(above.sum()), values.size, float(values.sum()))
+
+
+def solve(problem: Problem, start: Start, limits: Limits) -> Solution:
+    """Minimise the energy; see `wsipipe.numerics.solvers.alternation.alternate`."""
+    cells = problem.z if problem.valid is None else problem.z[problem.valid]
+    totals = Totals(cells.size, float(cells.sum(dtype=np.float64)), float(cells.max()) - float(cells.min()))
+    return alternate(ReferenceStepper(problem, start), totals, start, limits)
+
+
+class ReferenceStepper:
+    """State of the iteration on one map, in float64."""
+
+    def __init__(self, problem: Problem, start: Start) -> None:
+        self.problem = problem
+        self.u = start.u.astype(np.float64)
+        zero = differences(np.zeros_like(self.u), problem.neighbourhood)
+        self.p: NDArray[np.float64] = zero.astype(np.float64) if start.dual is None else start.dual.astype(np.float64)
+        self.tau, self.sigma = STEPS[problem.neighbourhood]
+
+    def advance(self, c1: float, c2: float, iterations: int) -> None:
+        """Do primal-dual iterations for fixed means."""
+        f, kind = self._force(c1, c2), self.problem.neighbourhood
+        for _ in range(iterations):
+            v = np.clip(self.u - self.tau * (f + adjoint(self.p, kind)), 0, 1)
+            q = self._project(self.p + self.sigma * differences(2 * v - self.u, kind))
+            self.u += RHO * (v - self.u)
+            self.p += RHO * (q - self.p)
+
+    def measure(self, c1: float, c2: float) -> Measures:
+        """Sum up the state."""
+        f, w, case = self._force(c1, c2), self._segmentation(), self.problem
+        return Measures(
+            mass=float(w.sum()),
+            weighted=float((case.z * w).sum()),
+            primal=energy.primal_value(w, case.g, f, neighbourhood=case.neighbourhood, valid=case.valid),
+            dual=energy.dual_value(self._project(self.p), f, neighbourhood=case.neighbourhood),
+            scale=float(np.abs(f).sum()),
+        )
+
+    def energy(self, c1: float, c2: float) -> float:
+        """E(clipped u, c1, c2)."""
+        case = self.problem
+        w = self._segmentation()
+        kind = case.neighbourhood
+        return energy.energy(case.z, w, case.g, c1=c1, c2=c2, lam=case.lam, neighbourhood=kind, valid=case.valid)
+
+    def state(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Clipped u and dual variable."""
+        return self._segmentation().astype(np.float32), self.p.astype(np.float32)
+
+    def _force(self, c1: float, c2: float) -> NDArray[np.float64]:
+        return energy.force(self.problem.z, c1=c1, c2=c2, lam=self.problem.lam, valid=self.problem.valid)
+
+    def _project(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
+        case = self.problem
+        return energy.feasible(p, case.g, neighbourhood=case.neighbourhood, valid=case.valid)
+
+    def _segmentation(self) -> NDArray[np.float64]:
+        u = np.clip(self.u, 0, 1)
+        return u if self.problem.valid is None else np.where(self.problem.valid, u, 0)
