@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,17 +85,20 @@ def _key(key: object, path: Path | None) -> str:
     return key
 
 
-def read_json(path: Path) -> object:
-    """Read a JSON file.
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
 
     Raises
     ------
     StoreError
-        The file is missing, cut off or no JSON.
+        The file is missing, cut off, or no JSON object.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise StoreError(f"cannot be read: {error.strerror}", path=path) from error
     except ValueError as error:
         raise StoreError(f"is not JSON: {error}", path=path, remedy="delete it and make it again") from error
+    if not isinstance(data, dict):
+        raise StoreError(f"holds {type(data).__name__}, not an object", path=path)
+    return data
