@@ -22,6 +22,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _TOPIC = "wsipipe-progress"
+_CONNECT_S = 10
+_SECOND_CHANCES = 1  # an item that killed two workers would kill more
 
 
 class WorkerLostError(WsipipeError):
@@ -101,11 +103,12 @@ def _gather(
 
 @contextmanager
 def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
+    import dask
     from distributed import Client, LocalCluster
 
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout="20s", set_as_default=False)
+            client = Client(scheduler, timeout=_CONNECT_S)
         except (OSError, ValueError) as error:
             raise WsipipeError(
                 f"no dask scheduler answers at {scheduler}: {error}", remedy="start one with `dask scheduler`"
@@ -114,10 +117,11 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
             yield client
         return
     with (
+        dask.config.set({"distributed.scheduler.allowed-failures": _SECOND_CHANCES}),
         LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
         ) as cluster,
-        Client(cluster, set_as_default=False) as client,
+        Client(cluster) as client,
     ):
         yield client
 

@@ -1,0 +1,61 @@
+"""Tasks in this process, in local workers and on a running cluster; progress comes home; a dead worker is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from distributed import LocalCluster
+
+from wsipipe.errors import WsipipeError
+from wsipipe.parallel import WorkerLostError, map_items
+from wsipipe.progress import Progress
+
+
+def square(item, report):
+    report(Progress(str(item), "square", 1, 1))
+    return item * item, os.getpid()
+
+
+def die(item, report):
+    if item == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def test_one_worker_stays_in_this_process():
+    seen = []
+    results = dict(map_items(square, [3, 4], report=seen.append))
+    assert results == {0: (9, os.getpid()), 1: (16, os.getpid())}
+    assert seen == [Progress("3", "square", 1, 1), Progress("4", "square", 1, 1)]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_are_other_processes_and_report_here():
+    seen = []
+    results = dict(map_items(square, [3, 4, 5], workers=2, report=seen.append))
+    assert {index: value for index, (value, _) in results.items()} == {0: 9, 1: 16, 2: 25}
+    assert os.getpid() not in {pid for _, pid in results.values()}
+    assert {progress.item for progress in seen} == {"3", "4", "5"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_running_cluster_is_used():
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        results = dict(map_items(square, [2], scheduler=cluster.scheduler_address))
+    assert results[0][0] == 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_that_dies_costs_only_its_item():
+    results = dict(map_items(die, [0, 1, 2], workers=2))
+    assert isinstance(results[1], WorkerLostError)
+    assert (results[0], results[2]) == (0, 2)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_absent_scheduler_is_named(monkeypatch):
+    monkeypatch.setattr("wsipipe.parallel._CONNECT_S", 1)
+    with pytest.raises(WsipipeError, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        dict(map_items(square, [1], scheduler="tcp://127.0.0.1:9"))
