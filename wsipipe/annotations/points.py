@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,18 @@ class PointSet:
         Class of every point as the file has it.
     source : Path or None
         The file the points come from.
+    notes : tuple of str
+        What the file holds beside these points and why it was left out; one line each.
+    slides : tuple of str
+        Slides that the file itself names; mostly none.
     """
 
     xy: NDArray[np.float64]
     label: NDArray[np.int64]
     class_names: tuple[str, ...]
     source: Path | None = None
+    notes: tuple[str, ...] = ()
+    slides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.label)
@@ -62,4 +68,4 @@ class PointSet:
         """Points chosen by a mask or by indices."""
         index = np.arange(len(self))[keep]
         names = tuple(self.class_names[i] for i in index)
-        return PointSet(self.xy[index], self.label[index], names, self.source)
+        return replace(self, xy=self.xy[index], label=self.label[index], class_names=names)

@@ -1,0 +1,85 @@
+"""Label masks: PNG or TIFF pictures of ordinary size whose pixel values are classes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from wsipipe.errors import AnnotationError
+
+MAX_PIXELS = 200_000_000
+
+
+def read_mask(
+    path: str | Path, *, values: Sequence[int] | None = None, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.bool_]:
+    """Read which pixels are in-target.
+
+    Parameters
+    ----------
+    path : path-like
+        PNG, TIFF (first page) or another picture without loss; grey, palette (the index counts) or black and
+        white. Colours count only where all channels are equal.
+    values : sequence of int, optional
+        Pixel values that are in-target; without them, every value but 0.
+    max_pixels : int
+        Larger pictures are refused: a mask of a whole slide is no picture of ordinary size.
+
+    Returns
+    -------
+    (height, width) bool array
+        In the pixels of the mask; all False where no pixel has such a value.
+
+    Raises
+    ------
+    AnnotationError
+        The file is missing, no picture, damaged, too large, or holds colours.
+    """
+    labels = _read_labels(Path(path), max_pixels)
+    if labels.ndim == 3:
+        labels = _single_channel(labels, Path(path))
+    return np.asarray(labels != 0 if values is None else np.isin(labels, values))
+
+
+def _read_labels(path: Path, max_pixels: int) -> NDArray[np.generic]:
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own limits are replaced by ours, which says what to do.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                _check_picture(image, path, max_pixels)
+                return np.asarray(image)
+    except UnidentifiedImageError as error:
+        raise AnnotationError("is no picture", path=path, remedy="give a label mask as PNG or TIFF") from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, max_pixels) from error
+    except FileNotFoundError as error:
+        raise AnnotationError("does not exist", path=path) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise AnnotationError(f"cannot be read as a picture: {error}", path=path) from error
+
+
+def _check_picture(image: Image.Image, path: Path, max_pixels: int) -> None:
+    if image.format == "JPEG":
+        raise AnnotationError("is a JPEG, which blurs labels", path=path, remedy="save the mask as PNG or TIFF")
+    if image.width * image.height > max_pixels:
+        raise _too_large(path, max_pixels)
+
+
+def _too_large(path: Path, max_pixels: int) -> AnnotationError:
+    return AnnotationError(
+        f"is a mask of more than {max_pixels:,} pixels", path=path, remedy="give it at a lower resolution"
+    )
+
+
+def _single_channel(labels: NDArray[np.generic], path: Path) -> NDArray[np.generic]:
+    """One channel of a picture whose colours are all grey; alpha, the second or fourth channel, is left out."""
+    colours = labels[..., :1] if labels.shape[2] == 2 else labels[..., :3]
+    if (colours != colours[..., :1]).any():
+        raise AnnotationError("holds colours, not labels", path=path, remedy="save one value per class, without RGB")
+    return colours[..., 0]
