@@ -1,0 +1,174 @@
+"""The `extract` command's work on one slide: read tissue, encode it, write a feature map that can be resumed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wsipipe.config import Recipe
+from wsipipe.errors import ConfigError, TissueError
+from wsipipe.models.devices import pick_device
+from wsipipe.models.encoders import Encoder, build_encoder
+from wsipipe.pipeline.feature_plan import feature_path, plan_map
+from wsipipe.pipeline.layouts import Block, DenseLayout, Layout, PatchLayout
+from wsipipe.pipeline.outcome import SlideOutcome
+from wsipipe.pipeline.pixel_source import PixelSource
+from wsipipe.pipeline.read_ahead import read_ahead
+from wsipipe.pipeline.tissue import find_tissue
+from wsipipe.progress import Progress, Report, silent
+from wsipipe.slides import MppView, SlideEntry, open_slide
+from wsipipe.store.feature_map import FeatureMapInfo, FeatureMapWriter, is_finished
+
+__all__ = ["extract_slide", "feature_path"]
+
+
+def extract_slide(
+    entry: SlideEntry,
+    out: Path,
+    recipe: Recipe,
+    *,
+    reader: str = "auto",
+    device: str = "auto",
+    force: bool = False,
+    report: Report = silent,
+    encoder: Encoder | None = None,
+) -> SlideOutcome:
+    """Compute the feature map of one slide, or go on with it, or find it finished.
+
+    Parameters
+    ----------
+    entry : SlideEntry
+        The slide.
+    out : Path
+        Project folder; the map goes to `feature_path`.
+    recipe : Recipe
+        Its sections `tile` and `encoder` count.
+    reader : str
+        Slide library; "auto" chooses.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1", "mps".
+    force : bool
+        Compute again what is finished.
+    report : Report
+        Told the cells done and to do, stage "extract".
+    encoder : Encoder, optional
+        What the recipe's encoder section builds, where the caller has it already.
+
+    Returns
+    -------
+    SlideOutcome
+        `outputs[0]` is the path of the map.
+
+    Raises
+    ------
+    ConfigError
+        The recipe skips the encoder, or asks for one that does not exist.
+    WeightsError
+        The encoder's weights are not at hand.
+    SlideError, ResolutionError, TissueError, StoreError
+        The slide cannot be read, has no resolution or no tissue; the map cannot be written.
+    """
+    if recipe.encoder.uses_images:
+        raise ConfigError("encoder 'none' has no features to extract", remedy="use --encoder resnet34 or filterbank")
+    target = pick_device(device)
+    encoder = encoder or build_encoder(recipe.encoder, device=str(target))
+    path = feature_path(out, recipe, entry.key)
+    with open_slide(entry.path, mpp=entry.mpp, reader=reader) as slide:
+        view = MppView(slide, recipe.tile.mpp)
+        info = plan_map(entry, view, recipe, dim=encoder.dim, weights_digest=encoder.weights_digest)
+        if not force and is_finished(path, info):
+            return SlideOutcome(entry.key, "skipped", "feature map is up to date", (path,))
+        layout = _layout(view, info, recipe, encoder)
+        with FeatureMapWriter.open(path, info, block=layout.block_cells) as writer:
+            message = _fill(writer, layout, view, encoder, threads=reading_threads(target), report=report)
+            writer.finish()
+    return SlideOutcome(entry.key, "done", message, (path,))
+
+
+def _layout(view: MppView, info: FeatureMapInfo, recipe: Recipe, encoder: Encoder) -> Layout:
+    tissue = find_tissue(view.reader, recipe.tile.tissue)
+    if info.kind == "dense":
+        return DenseLayout(info.grid, tissue, stride_px=encoder.stride_px, halo_px=encoder.halo_px)
+    kept = tissue.fraction(info.grid) >= recipe.tile.min_tissue
+    if not kept.any():
+        raise TissueError(
+            f"no patch has a tissue fraction of {recipe.tile.min_tissue:g}",
+            path=view.reader.path,
+            remedy="lower min_tissue or the patch size",
+        )
+    return PatchLayout(info.grid, kept, patch_px=recipe.tile.patch_size_px, stride_px=info.stride_px)
+
+
+def _fill(
+    writer: FeatureMapWriter, layout: Layout, view: MppView, encoder: Encoder, *, threads: int, report: Report
+) -> str:
+    """Compute the blocks that are not done yet; return a line about it."""
+    todo, total = _settle_empty_blocks(writer, layout)
+    started, done, pixels_read = time.perf_counter(), 0, 0
+    report(Progress(writer.info.slide, "extract", done, total))
+    pieces = (piece for block in _blocks(writer, layout, todo) for piece in layout.pieces(block))
+    with PixelSource(view) as source:
+        data = read_ahead(pieces, lambda piece: source.read(piece.regions), threads=threads)
+        for block, parts in itertools.groupby(data, key=lambda part: part[0].block):
+            values = np.zeros((*block.valid.shape, encoder.dim), np.float32)
+            for piece, pixels in parts:
+                values[piece.rows, piece.cols] = layout.arrange(encode(encoder, pixels))
+                done += piece.cells
+                pixels_read += pixels[..., 0].size
+                report(Progress(writer.info.slide, "extract", done, total))
+            i, j = block.index
+            writer.write_block(i, j, values, block.valid)
+    seconds = max(time.perf_counter() - started, 1e-9)
+    return f"{done} cells of {encoder.dim} values, {pixels_read / 1e6 / seconds:.2f} MP/s"
+
+
+def _settle_empty_blocks(writer: FeatureMapWriter, layout: Layout) -> tuple[list[tuple[int, int]], int]:
+    """Write off the blocks without tissue; return the others and the number of cells to compute."""
+    todo, cells = [], 0
+    for block in _blocks(writer, layout, list(writer.blocks)):
+        count = int(np.count_nonzero(block.valid))
+        if count:
+            todo.append(block.index)
+            cells += count
+        else:
+            writer.write_block(*block.index, None, block.valid)
+    return todo, cells
+
+
+def _blocks(writer: FeatureMapWriter, layout: Layout, indices: list[tuple[int, int]]) -> Iterator[Block]:
+    for index in indices:
+        rows, cols = writer.block_slices(*index)
+        yield Block(index, rows, cols, layout.valid(rows, cols))
+
+
+def encode(encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Features of (n, h, w, 3) pixels, back on the CPU; a batch too large for the GPU is halved.
+
+    Raises
+    ------
+    ConfigError
+        The GPU cannot hold even one of the n.
+    """
+    try:
+        return np.asarray(encoder.encode(torch.from_numpy(pixels)).cpu().numpy())
+    except torch.OutOfMemoryError as error:
+        if len(pixels) == 1:
+            height, width = pixels.shape[1:3]
+            raise ConfigError(
+                f"the device has too little memory for a tile of {width} x {height} px",
+                remedy="use --device cpu, or fewer --workers",
+            ) from error
+    half = len(pixels) // 2
+    return np.concatenate([encode(encoder, pixels[:half]), encode(encoder, pixels[half:])])
+
+
+def reading_threads(device: torch.device) -> int:
+    """Threads that read ahead: one feeds a CPU, whose cores are busy with the network; a GPU takes what there is."""
+    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 1
