@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
-from wsipipe.config import TissueSettings
+import numpy as np
+
+from wsipipe.config import TileSettings, TissueSettings
+from wsipipe.errors import TissueError
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.tissue import Tissue, tissue_mask
 from wsipipe.slides import read_overview, require_mpp
 from wsipipe.slides.base import SlideReader
+
+# Pictures of single cores are small: their outline should still be finer than a cell of any map.
+_SHORT_SIDE_PX = 128
+_EVERYTHING_PX = 1024
+
+
+def slide_tissue(reader: SlideReader, settings: TileSettings) -> Tissue:
+    """Find the tissue that patches are laid over.
+
+    Parameters
+    ----------
+    reader : SlideReader
+        The slide.
+    settings : TileSettings
+        Where `mpp` is None, pictures of unknown resolution are taken as they are: all of the picture is tissue,
+        because nothing says how large a speck, a cell or a hole is there.
+
+    Returns
+    -------
+    Tissue
+        Mask and grid in level-0 px, origin (0, 0).
+
+    Raises
+    ------
+    ResolutionError, TissueError, SlideError
+        As `find_tissue`.
+    """
+    if settings.mpp is None and reader.mpp is None:
+        return everything(*reader.dimensions)
+    return find_tissue(reader, settings.tissue)
 
 
 def find_tissue(reader: SlideReader, settings: TissueSettings) -> Tissue:
@@ -22,7 +55,7 @@ def find_tissue(reader: SlideReader, settings: TissueSettings) -> Tissue:
     Returns
     -------
     Tissue
-        Mask and its grid in level-0 px, origin (0, 0).
+        Mask and its grid in level-0 px, origin (0, 0); the last row and column may reach past the slide.
 
     Raises
     ------
@@ -30,9 +63,36 @@ def find_tissue(reader: SlideReader, settings: TissueSettings) -> Tissue:
         The slide has no mpp.
     TissueError
         Dark background, or no tissue.
+    SlideError
+        The slide is damaged.
     """
-    mpp0 = require_mpp(reader)
-    rgb = read_overview(reader, settings.mpp)
-    mask = tissue_mask(rgb, mpp=settings.mpp, settings=settings)
+    own = require_mpp(reader)
+    mpp = detection_mpp(reader.dimensions, own, settings)
+    rgb = read_overview(reader, mpp)
+    try:
+        mask = tissue_mask(rgb, mpp=mpp, settings=settings)
+    except TissueError as error:
+        raise TissueError(error.problem, path=reader.path, remedy=error.remedy) from error
     rows, cols = mask.shape
-    return Tissue(mask, CellGrid(rows=rows, cols=cols, cell_px=settings.mpp / mpp0))
+    return Tissue(mask, CellGrid(rows=rows, cols=cols, cell_px=mpp / own))
+
+
+def detection_mpp(dimensions: tuple[int, int], mpp: float, settings: TissueSettings) -> float:
+    """Resolution of the overview in um per px: finer for small pictures, never finer than the picture.
+
+    Parameters
+    ----------
+    dimensions : (int, int)
+        (width, height) of the slide in level-0 px.
+    mpp : float
+        um per level-0 px.
+    settings : TissueSettings
+        The resolution for slides of ordinary size.
+    """
+    return max(mpp, min(settings.mpp, min(dimensions) * mpp / _SHORT_SIDE_PX))
+
+
+def everything(width: int, height: int) -> Tissue:
+    """Call all of a picture of `width` x `height` level-0 px tissue."""
+    grid = CellGrid.covering(width, height, max(1.0, max(width, height) / _EVERYTHING_PX))
+    return Tissue(np.ones(grid.shape, dtype=bool), grid)
