@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -122,7 +123,6 @@ class PredictSettings(Settings):
     threshold: float = Field(0.5, gt=0, lt=1)
     window: int = Field(256, ge=16, description="side of a prediction window in map cells (or image px)")
     overlap: int = Field(64, ge=0, description="overlap of neighbouring windows, blended away")
-    min_area_um2: float = Field(0.0, ge=0, description="smaller objects and holes are removed from the mask")
 
     @model_validator(mode="after")
     def _overlap_below_window(self) -> Self:
@@ -142,8 +142,25 @@ class Recipe(Settings):
     predict: PredictSettings = PredictSettings()
 
 
-def load_recipe(path: str | Path) -> Recipe:
+def bundled_recipes() -> dict[str, Path]:
+    """Recipes that come with wsipipe (the files of `configs/`), by name; from a checkout or an installed wheel."""
+    folder = Path(__file__).parents[1] / "configs"
+    files = sorted(folder.glob("*.yaml")) if folder.is_dir() else _installed_recipes()
+    return {file.stem: file for file in files}
+
+
+def _installed_recipes() -> list[Path]:
+    listed = importlib.metadata.files("wsipipe") or []
+    return [Path(str(file.locate())) for file in listed if file.match("share/wsipipe/configs/*.yaml")]
+
+
+def load_recipe(source: str | Path) -> Recipe:
     """Read a recipe.
+
+    Parameters
+    ----------
+    source : str or Path
+        A YAML file, or the name of a bundled recipe ("slide").
 
     Raises
     ------
@@ -151,7 +168,10 @@ def load_recipe(path: str | Path) -> Recipe:
         The file is missing or is no YAML mapping, or a setting is unknown or impossible; the message names the
         setting, its value and what is allowed.
     """
-    path = Path(path)
+    path = bundled_recipes().get(str(source), Path(source))
+    if not path.is_file():
+        names = ", ".join(bundled_recipes())
+        raise ConfigError("no such recipe", path=path, remedy=f"give a YAML file or one of: {names}")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -1,1 +1,1 @@
-"""cli."""
+"""The wsipipe commands: parse, call, print. Nothing here computes."""

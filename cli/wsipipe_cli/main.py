@@ -1,0 +1,59 @@
+"""Entry point: one Typer application, one module per command, nothing heavy imported for `--help`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from wsipipe._version import __version__
+from wsipipe.errors import WsipipeError
+from wsipipe_cli import demo, doctor, extract, info, predict, segment, tile, train
+
+app = typer.Typer(
+    name="wsipipe",
+    help="From a few points clicked on a pathology slide to a mask of the whole slide.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _module in (info, tile, extract, train, predict, segment, demo, doctor):
+    app.command(_module.NAME)(_module.command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wsipipe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """From a few points clicked on a pathology slide to a mask of the whole slide."""
+
+
+def run() -> None:
+    """Run the command line; what the user can mend ends in one line and exit code 1."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except WsipipeError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.secho("interrupted; run the same command again to go on", fg="yellow", err=True)
+        sys.exit(130)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """One line for a user: warnings of libraries about themselves are none of theirs."""
+    if issubclass(category, UserWarning):
+        typer.secho(f"warning: {message}", fg="yellow", err=True)

@@ -1,0 +1,60 @@
+"""`wsipipe predict`: masks of slides from a trained model."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsipipe_cli.options import (
+    DEFAULT_OUTPUT,
+    Device,
+    FailFast,
+    Force,
+    NoCrop,
+    Output,
+    Reader,
+    Scheduler,
+    SlideMpp,
+    Slides,
+    Workers,
+)
+
+NAME = "predict"
+
+
+def command(
+    slides: Slides,
+    model: Annotated[Path, typer.Option("--model", "-m", help="Run folder of `wsipipe train`, or a checkpoint.")],
+    output: Output = DEFAULT_OUTPUT,
+    threshold: Annotated[float | None, typer.Option(help="Smallest probability in the mask. [0.5]")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Encoder weights, where the file named in the checkpoint has moved.")
+    ] = None,
+    slide_mpp: SlideMpp = None,
+    no_crop: NoCrop = False,
+    reader: Reader = "auto",
+    device: Device = "auto",
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    fail_fast: FailFast = False,
+    force: Force = False,
+) -> None:
+    """Write mask, probability, GeoJSON, overlay and report of every slide: masks/ of the project folder."""
+    from wsipipe.pipeline.predict import predict_slide
+    from wsipipe_cli.batch import run_slides
+
+    task = functools.partial(
+        predict_slide,
+        model=model,
+        out=output,
+        threshold=threshold,
+        weights=weights,
+        crop=not no_crop,
+        reader=reader,
+        device=device,
+        force=force,
+    )
+    run_slides(task, slides, slide_mpp=slide_mpp, workers=workers, scheduler=scheduler, fail_fast=fail_fast)

@@ -1,0 +1,19 @@
+"""From `--recipe` and flags to validated settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wsipipe.config import Recipe
+
+
+Changes = dict[str, dict[str, Any]]
+
+
+def recipe_from(source: Path | None, changes: Changes) -> Recipe:
+    """Recipe of a file or a bundled one by name (or the defaults) with what flags change; None changes nothing."""
+    from wsipipe.config import Recipe, load_recipe, updated
+
+    return updated(Recipe() if source is None else load_recipe(source), changes)

@@ -1,0 +1,79 @@
+"""`wsipipe train`: a segmenter from points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsipipe_cli.extract import Encoder, Kind, Stride, Weights
+from wsipipe_cli.options import (
+    DEFAULT_OUTPUT,
+    Device,
+    Force,
+    Mag,
+    Mpp,
+    Negative,
+    Output,
+    Positive,
+    Reader,
+    RecipeFile,
+    SlideMpp,
+    Workers,
+    target_mpp,
+)
+
+NAME = "train"
+
+
+def command(
+    manifest: Annotated[Path, typer.Argument(help="CSV: slide,points[,mask,patient,split,mpp].")],
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder. [OUTPUT/runs/<manifest>]")] = None,
+    output: Output = DEFAULT_OUTPUT,
+    recipe: RecipeFile = Path("slide"),
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training windows.")] = None,
+    method: Annotated[str | None, typer.Option(help="cvm, contrast_map or partial_ce. [cvm]")] = None,
+    pairs: Annotated[int | None, typer.Option(help="Points of each class used per slide. [all]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random. [0]")] = None,
+    kind: Kind = None,
+    encoder: Encoder = None,
+    weights: Weights = None,
+    stride: Stride = None,
+    mpp: Mpp = None,
+    mag: Mag = None,
+    slide_mpp: SlideMpp = None,
+    positive: Positive = None,
+    negative: Negative = None,
+    reader: Reader = "auto",
+    device: Device = "auto",
+    workers: Workers = 1,
+    force: Force = False,
+) -> None:
+    """Train on the points of a manifest; extracts features that are missing. Goes on where it was interrupted."""
+    from wsipipe.pipeline.train import train
+
+    from wsipipe.annotations.classes import choose_classes
+    from wsipipe_cli.batch import progress_bars
+    from wsipipe_cli.recipes import Changes, recipe_from
+
+    changes: Changes = {
+        "tile": {"mpp": target_mpp(mpp, mag)},
+        "encoder": {"name": encoder, "kind": kind, "weights": weights, "stride_px": stride},
+        "training": {"epochs": epochs, "method": method, "pairs": pairs, "seed": seed},
+    }
+    with progress_bars() as report:
+        result = train(
+            manifest,
+            recipe_from(recipe, changes),
+            run or output / "runs" / manifest.stem,
+            out=output,
+            slide_mpp=slide_mpp,
+            classes=choose_classes(positive or (), negative or ()),
+            device=device,
+            reader=reader,
+            workers=workers,
+            force=force,
+            report=report,
+        )
+    typer.echo(str(result))

@@ -1,0 +1,65 @@
+"""Settings: bad ones are told in one line with the setting and its value; recipes load by file and by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from wsipipe.config import Recipe, bundled_recipes, load_recipe, parse_recipe, updated
+from wsipipe.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("tile: {mp: 1}", "unknown setting 'tile.mp'"),
+        ("tile: {mpp: -1}", "tile.mpp: Input should be greater than 0.02, got -1"),
+        ("tile: {patch_size_px: 256, overlap_px: 256}", "overlap_px 256 must be smaller than patch_size_px 256"),
+        ("training: {method: magic}", "training.method: Input should be"),
+        ("predict: {window: 64, overlap: 40}", "overlap 40 must be at most half of window 64"),
+        ("cvm: {eta: .nan}", "cvm.eta"),
+        ("- 1", "holds list, not settings"),
+        ("tile: {", "is not YAML"),
+    ],
+)
+def test_bad_settings_are_told_in_one_line(tmp_path, text, told):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert told in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_names_the_bundled_ones():
+    with pytest.raises(ConfigError, match=r"no such recipe.*slide"):
+        load_recipe("nope")
+
+
+@pytest.mark.parametrize("name", sorted(bundled_recipes()))
+def test_every_bundled_recipe_loads(name):
+    assert load_recipe(name).digest()
+
+
+def test_the_named_recipes_are_there():
+    assert {"slide", "camelyon16", "tissue_cores", "smoke", "demo"} <= set(bundled_recipes())
+
+
+def test_digest_follows_every_setting():
+    base = Recipe()
+    assert base.digest() == Recipe().digest()
+    assert updated(base, {"cvm": {"eta": 0.61}}).digest() != base.digest()
+
+
+def test_flags_that_are_not_given_change_nothing():
+    assert updated(Recipe(), {"tile": {"mpp": None, "patch_size_px": None}}) == Recipe()
+
+
+def test_flags_are_validated_like_files():
+    with pytest.raises(ConfigError, match=r"tile\.mpp.*got 1000"):
+        updated(Recipe(), {"tile": {"mpp": 1000}})
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        parse_recipe({}).tile.mpp = 3

@@ -1,0 +1,64 @@
+"""What the network reads windows from: a feature map on disk, or the pixels of an image."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsipipe.geometry import CellGrid, Region
+from wsipipe.numerics.tissue import Tissue
+from wsipipe.slides import MppView, SlideReader
+
+
+class MapSource(Protocol):
+    """A map of cells over a slide, read by windows; `store.feature_map.FeatureMap` is one."""
+
+    @property
+    def grid(self) -> CellGrid:
+        """Where the cells lie."""
+        ...
+
+    def read(self, rows: slice, cols: slice) -> NDArray[np.float32]:
+        """Features (rows, cols, dim) float32."""
+        ...
+
+    def read_valid(self, rows: slice, cols: slice) -> NDArray[np.bool_]:
+        """Which cells hold something, (rows, cols)."""
+        ...
+
+
+class ImageMap:
+    """An image as a map: its cells are target pixels, its features RGB in [0, 1].
+
+    Parameters
+    ----------
+    reader : SlideReader
+        The image or slide; stays open as long as the map is read.
+    mpp : float or None
+        Target resolution; None for the image's own pixels.
+    """
+
+    def __init__(self, reader: SlideReader, mpp: float | None) -> None:
+        self._view = MppView(reader, mpp)
+        self._grid = CellGrid(rows=self._view.height, cols=self._view.width, cell_px=self._view.scale)
+
+    @property
+    def grid(self) -> CellGrid:
+        """Target pixels over the slide."""
+        return self._grid
+
+    def read(self, rows: slice, cols: slice) -> NDArray[np.float32]:
+        """RGB in [0, 1], (rows, cols, 3) float32."""
+        region = Region(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
+        return np.asarray(self._view.read(region), np.float32) / np.float32(255)
+
+    def read_valid(self, rows: slice, cols: slice) -> NDArray[np.bool_]:
+        """Every pixel of an image counts, (rows, cols)."""
+        return np.ones((rows.stop - rows.start, cols.stop - cols.start), np.bool_)
+
+
+def whole(reader: SlideReader) -> Tissue:
+    """Count all of an image as tissue, as training on images does."""
+    return Tissue(np.ones((1, 1), np.bool_), CellGrid(1, 1, float(max(reader.dimensions))))

@@ -1,0 +1,172 @@
+"""The `predict` command's work on one slide: features, windows, blended probability, files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wsipipe.config import PredictSettings, Recipe, updated
+from wsipipe.models.devices import pick_device
+from wsipipe.models.segmentation import SegmentationModel, check_fits, restore_model
+from wsipipe.models.weights import weights_digest
+from wsipipe.numerics.blending import blend_windows
+from wsipipe.numerics.regrid import Band
+from wsipipe.pipeline.extract import extract_slide
+from wsipipe.pipeline.map_source import ImageMap, MapSource, whole
+from wsipipe.pipeline.outcome import SlideOutcome
+from wsipipe.pipeline.results import (
+    Segmentation,
+    area_line,
+    bounds_offset,
+    is_written,
+    result_paths,
+    write_results,
+)
+from wsipipe.pipeline.tissue import find_tissue
+from wsipipe.progress import Progress, Report, silent
+from wsipipe.slides import SlideEntry, SlideReader, open_slide, slide_identity
+from wsipipe.store.checkpoint import load_checkpoint
+from wsipipe.store.feature_map import FeatureMap
+
+
+def predict_slide(
+    entry: SlideEntry,
+    *,
+    model: Path,
+    out: Path,
+    threshold: float | None = None,
+    weights: str | None = None,
+    crop: bool = True,
+    reader: str = "auto",
+    device: str = "auto",
+    force: bool = False,
+    report: Report = silent,
+) -> SlideOutcome:
+    """Segment one slide with a trained model; features are extracted where they are missing.
+
+    Parameters
+    ----------
+    entry : SlideEntry
+        The slide.
+    model : Path
+        Run folder of `train`, or its checkpoint.
+    out : Path
+        Project folder; results go to its `masks`.
+    threshold : float, optional
+        Smallest probability in the mask; the recipe's where None.
+    weights : str, optional
+        Encoder weights, where the file that the recipe names has moved; must be the same weights.
+    crop : bool
+        Write the GeoJSON relative to the slide's bounds, as QuPath shows it.
+
+    Raises
+    ------
+    CheckpointError
+        The model is none, or does not fit the features.
+    WsipipeError
+        The slide cannot be read, has no tissue, no resolution, or the results cannot be written.
+    """
+    checkpoint = load_checkpoint(checkpoint_path(model))
+    recipe = updated(checkpoint.recipe, {"predict": {"threshold": threshold}, "encoder": {"weights": weights}})
+    folder = out / "masks"
+    with open_slide(entry.path, mpp=entry.mpp, reader=reader) as slide:
+        offset = bounds_offset(slide) if crop else (0.0, 0.0)
+        provenance = {
+            "command": "predict",
+            "checkpoint": weights_digest(checkpoint.tensors),
+            "settings": recipe.digest(),
+            "slide": slide_identity(entry.path),
+            "mpp": slide.mpp,
+            "offset": list(offset),
+        }
+        if not force and is_written(folder, entry.key, provenance):
+            return SlideOutcome(entry.key, "skipped", "mask is up to date", result_paths(folder, entry.key))
+        tissue = whole(slide) if recipe.encoder.uses_images else find_tissue(slide, recipe.tile.tissue)
+        with _open_map(entry, slide, out, recipe, reader=reader, device=device, report=report) as source:
+            if isinstance(source, FeatureMap):
+                check_fits(checkpoint, source.info)
+            network = restore_model(checkpoint, device=str(pick_device(device)))
+            bands = predict_bands(network, source, recipe.predict, item=entry.key, report=report)
+            threshold = recipe.predict.threshold
+            segmentation = Segmentation(source.grid, bands, tissue, threshold=threshold, offset=offset)
+            told = write_results(folder, entry.key, slide, segmentation, provenance=provenance)
+    return SlideOutcome(entry.key, "done", area_line(told), result_paths(folder, entry.key))
+
+
+@contextmanager
+def _open_map(
+    entry: SlideEntry,
+    slide: SlideReader,
+    out: Path,
+    recipe: Recipe,
+    *,
+    reader: str,
+    device: str,
+    report: Report,
+) -> Iterator[MapSource]:
+    if recipe.encoder.uses_images:
+        yield ImageMap(slide, recipe.tile.mpp)
+        return
+    extracted = extract_slide(entry, out, recipe, reader=reader, device=device, report=report)
+    with FeatureMap.open(extracted.outputs[0]) as features:
+        yield features
+
+
+def checkpoint_path(model: Path) -> Path:
+    """Checkpoint of a run folder, or the file itself."""
+    return model / "checkpoint.safetensors" if model.is_dir() else model
+
+
+def predict_bands(
+    network: SegmentationModel,
+    source: MapSource,
+    settings: PredictSettings,
+    *,
+    item: str = "",
+    report: Report = silent,
+) -> Iterator[Band]:
+    """Probability of a whole map from overlapping windows.
+
+    Parameters
+    ----------
+    network : SegmentationModel
+        In evaluation mode; windows go to its device.
+    source : MapSource
+        Map that the windows are read from.
+    settings : PredictSettings
+        Window and overlap in cells.
+    item : str
+        Named in the progress reports.
+
+    Yields
+    ------
+    ((n, cols) float32, (n, cols) bool)
+        Probability of being in target and validity of consecutive rows. Memory holds two rows of windows.
+    """
+
+    def predict(rows: slice, cols: slice) -> NDArray[np.float32] | None:
+        if not source.read_valid(rows, cols).any():
+            return None
+        return probability(network, source.read(rows, cols))
+
+    start, total = 0, source.grid.rows
+    for values in blend_windows(source.grid.shape, predict, window=settings.window, overlap=settings.overlap):
+        rows = slice(start, start + len(values))
+        yield values, source.read_valid(rows, slice(0, source.grid.cols))
+        start = rows.stop
+        report(Progress(item, "predict", start, total))
+
+
+@torch.inference_mode()
+def probability(network: SegmentationModel, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probability (rows, cols) float32 of being in target, from features (rows, cols, dim) float32."""
+    device = next(network.parameters()).device
+    batch = torch.from_numpy(features).permute(2, 0, 1)[None].to(device, non_blocking=True)
+    with torch.autocast(device.type, enabled=device.type == "cuda"):
+        logits, _ = network(batch)
+    return np.asarray(torch.sigmoid(logits.float())[0, 0].cpu().numpy())

@@ -1,0 +1,207 @@
+"""The files of a segmented slide: mask, probability, GeoJSON, overlay and report, all telling the same.
+
+The probability raster comes first; the masks, the polygons, the overlay and the areas are all derived from it as it
+was written, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from shapely.geometry import Polygon
+
+import wsipipe
+from wsipipe.annotations.shapes import OutlinedRegion
+from wsipipe.geometry import CellGrid
+from wsipipe.numerics.polygons import outline_mask
+from wsipipe.numerics.regrid import Band, raster_grid, regrid_bands, sample_nearest
+from wsipipe.numerics.tissue import Tissue
+from wsipipe.pipeline.overlay import draw_overlay
+from wsipipe.slides import SlideReader
+from wsipipe.store.geojson import write_geojson
+from wsipipe.store.images import write_png
+from wsipipe.store.raster import as_mask, iter_bands, write_pyramid
+from wsipipe.store.staging import staged
+from wsipipe.store.tables import read_json, write_json
+
+SUFFIXES = (
+    ".mask.tif",
+    ".mask.ome.tif",
+    ".probability.tif",
+    ".geojson",
+    ".overlay.png",
+    ".report.json",
+)
+_BAND_ROWS = 512
+_FORMAT = "wsipipe.result"
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a model says of a slide, before it becomes files.
+
+    Parameters
+    ----------
+    grid : CellGrid
+        Map that `bands` covers.
+    bands : iterator of ((n, cols) float32, (n, cols) bool)
+        Probability of being in target, and validity, of consecutive rows; read once.
+    tissue : Tissue
+        Outside of it nothing is in target.
+    threshold : float
+        Smallest probability in the mask.
+    class_name : str
+        Of the target.
+    offset : (float, float)
+        Subtracted from the coordinates of the GeoJSON (the slide's bounds, unless `--no-crop`).
+    """
+
+    grid: CellGrid
+    bands: Iterator[Band]
+    tissue: Tissue
+    threshold: float = 0.5
+    class_name: str = "Tumor"
+    offset: tuple[float, float] = (0.0, 0.0)
+
+
+def result_paths(folder: Path, key: str) -> tuple[Path, ...]:
+    """Files of a slide, in the order of `SUFFIXES`."""
+    return tuple(folder / f"{key}{suffix}" for suffix in SUFFIXES)
+
+
+def is_written(folder: Path, key: str, provenance: Mapping[str, object]) -> bool:
+    """Whether all files of a slide are there and come from the same settings and content."""
+    paths = result_paths(folder, key)
+    if not all(path.is_file() for path in paths):
+        return False
+    report = read_json(paths[-1])
+    return report.get("type") == _FORMAT and report.get("provenance") == dict(provenance)
+
+
+def bounds_offset(reader: SlideReader) -> tuple[float, float]:
+    """Corner of the scanned area in level-0 px: the origin of QuPath's coordinates."""
+    return float(reader.bounds.x), float(reader.bounds.y)
+
+
+def area_line(report: Mapping[str, Any]) -> str:
+    """Tell in one line what a report says of the target."""
+    name, told = next(iter(report["classes"].items()))
+    regions = f"{told['regions']} regions of {name}"
+    if told["area_mm2"] is None:
+        return f"{regions}, {told['pixels']} px"
+    share = f", {told['area_mm2'] / report['tissue_mm2']:.0%} of the tissue" if report["tissue_mm2"] else ""
+    return f"{regions}, {told['area_mm2']:.3f} mm2{share}"
+
+
+def write_results(
+    folder: Path, key: str, reader: SlideReader, segmentation: Segmentation, *, provenance: Mapping[str, object]
+) -> dict[str, object]:
+    """Write every file of a slide, all or none.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files go.
+    key : str
+        Slide key that names them.
+    provenance : mapping
+        JSON-able settings and digests by which `is_written` recognises the work.
+
+    Returns
+    -------
+    dict
+        The report.
+
+    Raises
+    ------
+    StoreError
+        Something cannot be written; files of a former run stay as they were.
+    """
+    width, height = reader.dimensions
+    raster = raster_grid(width, height, segmentation.grid.cell_px)
+    mpp = None if reader.mpp is None else reader.mpp * raster.cell_px
+    with staged(folder) as stage:
+        mask, mask_ome, probability, geojson, overlay, report = result_paths(stage, key)
+        write_pyramid(
+            probability, _probability_bands(segmentation, raster), grid=raster, mpp=mpp, flavour="plain", reduce="mean"
+        )
+        masks = _MaskBands(probability, segmentation.threshold)
+        write_pyramid(mask, iter(masks), grid=raster, mpp=mpp, flavour="plain", reduce="nearest")
+        write_pyramid(mask_ome, iter(masks), grid=raster, mpp=mpp, flavour="ome", reduce="nearest")
+        regions = [
+            _region(polygon, segmentation.class_name, reader.mpp) for polygon in outline_mask(iter(masks), raster)
+        ]
+        write_geojson(geojson, regions, offset=segmentation.offset)
+        write_png(overlay, draw_overlay(reader, regions))
+        told = _report(key, reader, segmentation, raster, masks.count(), len(regions)) | {
+            "provenance": dict(provenance)
+        }
+        write_json(report, told)
+    return told
+
+
+class _MaskBands:
+    """The mask, read from the probability raster as often as somebody needs it."""
+
+    def __init__(self, probability: Path, threshold: float) -> None:
+        self._path = probability
+        # The raster holds round(255 p): the mask is what a reader of that file gets with the same threshold.
+        self._least = threshold * 255
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return (as_mask(band >= self._least) for band in iter_bands(self._path, _BAND_ROWS))
+
+    def count(self) -> int:
+        """Pixels in target."""
+        return sum(int(np.count_nonzero(band)) for band in self)
+
+
+def _probability_bands(segmentation: Segmentation, raster: CellGrid) -> Iterator[NDArray[np.uint8]]:
+    start = 0
+    for band in regrid_bands(segmentation.bands, segmentation.grid, raster, band_rows=_BAND_ROWS):
+        rows = slice(start, start + len(band))
+        tissue = sample_nearest(segmentation.tissue.mask, segmentation.tissue.grid, raster, rows)
+        yield np.rint(np.where(tissue, band, 0) * 255).astype(np.uint8)
+        start = rows.stop
+
+
+def _region(polygon: Polygon, class_name: str, mpp: float | None) -> OutlinedRegion:
+    measured = {"Area px^2": polygon.area} if mpp is None else {"Area um^2": polygon.area * mpp**2}
+    return OutlinedRegion(polygon, class_name, measurements=measured)
+
+
+def _report(
+    key: str, reader: SlideReader, segmentation: Segmentation, raster: CellGrid, pixels: int, regions: int
+) -> dict[str, object]:
+    pixel_mm2 = None if reader.mpp is None else (raster.cell_px * reader.mpp / 1000) ** 2
+    tissue = segmentation.tissue
+    tissue_mm2 = None if reader.mpp is None else tissue.mask.sum() * (tissue.grid.cell_px * reader.mpp / 1000) ** 2
+    return {
+        "type": _FORMAT,
+        "version": 1,
+        "slide": key,
+        "path": str(reader.path),
+        "size_px": list(reader.dimensions),
+        "mpp": reader.mpp,
+        "mpp_source": reader.mpp_source,
+        "raster": {"rows": raster.rows, "cols": raster.cols, "downsample": raster.cell_px},
+        "cell_px": segmentation.grid.cell_px,
+        "threshold": segmentation.threshold,
+        "classes": {
+            segmentation.class_name: {
+                "regions": regions,
+                "pixels": pixels,
+                "area_mm2": None if pixel_mm2 is None else pixels * pixel_mm2,
+            }
+        },
+        "tissue_mm2": tissue_mm2,
+        "geojson_frame": {"unit": "level-0 px", "origin": list(segmentation.offset)},
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "wsipipe": wsipipe.__version__,
+    }
