@@ -1,7 +1,7 @@
 """Slides: one protocol over OpenSlide, tiffslide and plain images."""
 
 from wsipipe.slides.base import SlideReader
-from wsipipe.slides.identity import slide_identity
+from wsipipe.slides.identity import slide_files, slide_identity
 from wsipipe.slides.listing import SlideEntry, list_slides
 from wsipipe.slides.opening import open_slide
 from wsipipe.slides.overview import read_overview
@@ -16,5 +16,6 @@ __all__ = [
     "open_slide",
     "read_overview",
     "require_mpp",
+    "slide_files",
     "slide_identity",
 ]

@@ -83,10 +83,10 @@ class LazyReader(ABC, Generic[Handle]):
 
     def close(self) -> None:
         """Give the handle back; reading again reopens it."""
+        self._leave_to_parent()
         with self._lock:
-            handle, owner = self._handle, self._owner
-            self._handle = None
-        if handle is not None and owner == os.getpid():
+            handle, self._handle = self._handle, None
+        if handle is not None:
             self._shut(handle)
 
     def __enter__(self) -> Self:
@@ -104,11 +104,12 @@ class LazyReader(ABC, Generic[Handle]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the handle: another process opens its own."""
-        hidden = ("_handle", "_owner", "_inherited", "_lock")
+        hidden = ("_handle", "_process", "_inherited", "_lock")
         return {name: value for name, value in self.__dict__.items() if name not in hidden}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._handle = None
         self._forget()
 
     def __repr__(self) -> str:
@@ -116,23 +117,22 @@ class LazyReader(ABC, Generic[Handle]):
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._inherited = self._handle
         self._handle = None
-        self._owner = 0
-        self._inherited: Handle | None = None
+
+    def _leave_to_parent(self) -> None:
+        """Leave alone, unclosed, what came through a fork: its locks and file positions are the parent's."""
+        if self._process != os.getpid():
+            self._forget()
 
     def _use(self) -> Handle:
-        """Handle of this process.
-
-        A handle that came through a fork is left alone, not closed: its library's locks and file positions are
-        the parent's.
-        """
+        """Handle of this process."""
+        self._leave_to_parent()
         with self._lock:
-            if self._handle is not None and self._owner != os.getpid():
-                self._inherited, self._handle = self._handle, None
             handle = self._handle
             if handle is None:
-                handle = self._open()
-                self._handle, self._owner = handle, os.getpid()
+                handle = self._handle = self._open()
             return handle
 
     def _damaged(self, region: Region, level: int, error: BaseException) -> SlideError:

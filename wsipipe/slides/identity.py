@@ -36,13 +36,26 @@ def slide_identity(path: str | Path) -> str:
     """
     path = Path(path)
     try:
-        digests = sorted(_file_digest(file) for file in _files(path))
+        digests = sorted(_file_digest(file) for file in slide_files(path))
     except OSError as error:
         raise SlideError(f"cannot be read: {error.strerror}", path=path) from error
     return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
 
 
-def _files(path: Path) -> list[Path]:
+def slide_files(path: str | Path) -> list[Path]:
+    """All files of a slide: its own, and those that belong to it.
+
+    Parameters
+    ----------
+    path : path-like
+        A slide file; one DICOM file or a folder of them stands for its series, a `.mrxs` for its folder too.
+
+    Raises
+    ------
+    SlideError
+        A folder that is no DICOM series.
+    """
+    path = Path(path)
     if path.is_dir() or is_dicom(path):
         return series_files(path)
     if path.suffix.lower() == ".mrxs" and path.with_suffix("").is_dir():

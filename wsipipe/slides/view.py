@@ -33,6 +33,8 @@ class MppView:
         The slide.
     mpp : float or None
         Target resolution in um per px; None takes level-0 px as they are, for which no resolution need be known.
+    scale : float, optional
+        Level-0 px per target px instead of a resolution: for pictures of slides that have none.
 
     Attributes
     ----------
@@ -46,12 +48,12 @@ class MppView:
         The level that is read.
     """
 
-    def __init__(self, reader: SlideReader, mpp: float | None) -> None:
+    def __init__(self, reader: SlideReader, mpp: float | None, *, scale: float = 1.0) -> None:
         if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
             raise ResolutionError(f"a target of {mpp} um per px makes no sense", path=reader.path)
         self.reader = reader
-        self.mpp = reader.mpp if mpp is None else mpp
-        self.scale = 1.0 if mpp is None else mpp / require_mpp(reader)
+        self.scale = scale if mpp is None else mpp / require_mpp(reader)
+        self.mpp = mpp if mpp is not None or reader.mpp is None else reader.mpp * scale
         self.width, self.height = (max(1, math.ceil(side / self.scale - 1e-6)) for side in reader.dimensions)
         self.level = _best_level(reader.level_downsamples, self.scale)
         self._ratio = _ratio(self.scale / reader.level_downsamples[self.level], max(self.width, self.height))
