@@ -295,10 +295,14 @@ def _prepared(z: NDArray[np.floating], valid: NDArray[np.bool_] | None) -> NDArr
 
 def _backend(name: BackendName) -> Backend:
     """Import a backend only when it is used: numba takes a second to load."""
-    if name in ("auto", "reference"):
+    if name == "reference":
         from wsipipe.numerics.solvers import reference
 
         return reference
+    if name in ("auto", "compiled"):
+        from wsipipe.numerics.solvers import compiled
+
+        return compiled
     raise NumericsError(f"there is no backend {name!r}", remedy="auto, reference or compiled")
 
 

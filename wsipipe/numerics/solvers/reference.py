@@ -23,7 +23,7 @@ from wsipipe.numerics.solvers.differences import Neighbourhood, adjoint, differe
 from wsipipe.numerics.solvers.problem import Limits, Measures, Problem, Solution, Split, Start
 
 RHO = 1.6
-STEPS: dict[Neighbourhood, tuple[float, float]] = {"crofton": (0.5, 1 / 6), "isotropic": (0.25, 0.5)}  # tau, sigma
+STEPS: dict[Neighbourhood, tuple[float, float]] = {"crofton": (1.0, 1 / 12), "isotropic": (0.25, 0.5)}  # tau, sigma
 
 
 def edge_weights(z: NDArray[np.float32], *, beta: float, valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
