@@ -14,6 +14,7 @@ from wsipipe.errors import StoreError
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space or choose another output folder",
     errno.EDQUOT: "the disk quota is used up: free some space or choose another output folder",
+    errno.EFBIG: "the file system or a limit takes no file that large: choose another output folder",
     errno.EACCES: "no right to write there: choose another output folder",
     errno.EPERM: "no right to write there: choose another output folder",
     errno.EROFS: "the file system is read-only: choose another output folder",

@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsipipe.errors import GeometryError, NumericsError, StoreError
-from wsipipe.store.atomic import atomic_path, unwritable
+from wsipipe.geometry import CellGrid
+from wsipipe.store.atomic import atomic_path
 from wsipipe.store.feature_info import FILE_TYPE, FILE_VERSION, FeatureMapInfo, from_attributes, to_attributes
 from wsipipe.store.feature_journal import Block, Journal
+from wsipipe.store.hdf5 import new_hdf5
 from wsipipe.store.lock import FileLock
 
 __all__ = ["FeatureMap", "FeatureMapInfo", "FeatureMapWriter", "chunk_side", "is_finished"]
@@ -60,6 +62,11 @@ class FeatureMap:
     def shape(self) -> tuple[int, int, int]:
         """(rows, cols, dim)."""
         return self.info.shape
+
+    @property
+    def grid(self) -> CellGrid:
+        """Where the cells lie on the slide."""
+        return self.info.grid
 
     def read(self, rows: slice, cols: slice) -> NDArray[np.float32]:
         """Read the vectors of a window.
@@ -232,7 +239,7 @@ class FeatureMapWriter:
         if missing:
             raise StoreError(f"lacks {missing} of {self.n_blocks} blocks", path=self.path, remedy="run it again")
         with atomic_path(self.path) as temporary:
-            _assemble(temporary, self.path, self.info, self._journal)
+            _assemble(temporary, self.info, self._journal)
         self._journal.close()
         self._journal.path.unlink(missing_ok=True)
         self.close()
@@ -279,14 +286,11 @@ def chunk_side(info: FeatureMapInfo) -> int:
     return side
 
 
-def _assemble(temporary: Path, path: Path, info: FeatureMapInfo, journal: Journal) -> None:
-    try:
-        with h5py.File(temporary, "w") as file:
-            features, valid = _create(file, info)
-            for block in journal:
-                _place(features, valid, block, journal.slices(block.i, block.j))
-    except RuntimeError as error:  # h5py's word for a file that it could not flush on closing
-        raise unwritable(path, OSError(_one_line(error))) from error
+def _assemble(temporary: Path, info: FeatureMapInfo, journal: Journal) -> None:
+    with new_hdf5(temporary) as file:
+        features, valid = _create(file, info)
+        for block in journal:
+            _place(features, valid, block, journal.slices(block.i, block.j))
 
 
 def _create(file: Any, info: FeatureMapInfo) -> tuple[Any, Any]:  # noqa: ANN401

@@ -19,6 +19,7 @@ import shapely
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.polygon import orient
 
+from wsipipe.annotations.classes import class_color
 from wsipipe.annotations.shapes import OutlinedRegion
 from wsipipe.errors import StoreError
 from wsipipe.store.atomic import atomic_path
@@ -31,7 +32,12 @@ _NAMESPACE = uuid.UUID("6f1d2c3e-3f0b-5a55-9c2f-8d0f7c1f2a10")
 
 
 def write_geojson(
-    path: Path, regions: Iterable[OutlinedRegion], *, offset: tuple[float, float] = (0.0, 0.0), locked: bool = False
+    path: Path,
+    regions: Iterable[OutlinedRegion],
+    *,
+    offset: tuple[float, float] = (0.0, 0.0),
+    slide: str | None = None,
+    locked: bool = False,
 ) -> None:
     """Write regions as a QuPath feature collection, whole or not at all.
 
@@ -44,6 +50,8 @@ def write_geojson(
     offset : (float, float)
         (x, y) in level-0 px subtracted from every coordinate: the corner of the slide's bounds, where QuPath crops
         to them. The member "wsipipe" at the top of the file says which frame was used.
+    slide : str, optional
+        Key of the slide, to be written at the top beside the frame.
     locked : bool
         Whether QuPath protects the regions against editing.
 
@@ -58,8 +66,8 @@ def write_geojson(
     file: a second run gives the same file.
     """
     with atomic_path(path) as temporary, _text(temporary) as file:
-        frame = {"type": FILE_TYPE, "version": FILE_VERSION} | _frame(offset)
-        file.write(f'{{"type": "FeatureCollection", "wsipipe": {json.dumps(frame)}, "features": [')
+        top = {"type": FILE_TYPE, "version": FILE_VERSION} | _frame(offset) | ({"slide": slide} if slide else {})
+        file.write(f'{{"type": "FeatureCollection", "wsipipe": {json.dumps(top)}, "features": [')
         for number, region in enumerate(regions):
             file.write(",\n" if number else "\n")
             file.write(json.dumps(_feature(region, number, offset, locked=locked, path=path), allow_nan=False))
@@ -101,7 +109,7 @@ def _feature(
     geometry = _geometry(_rounded(region.geometry, offset, number, path))
     properties: dict[str, object] = {"objectType": "annotation", "isLocked": locked}
     if region.class_name is not None:
-        color = region.color or default_color(region.class_name)
+        color = region.color or class_color(region.class_name)
         properties["classification"] = {"name": region.class_name, "color": [int(value) for value in color]}
     properties["measurements"] = plain(dict(region.measurements), path=path, where=f"region {number}: measurements")
     content = json.dumps([number, geometry, properties], sort_keys=True)
@@ -147,17 +155,3 @@ def _rings(polygon: Polygon) -> list[list[list[float]]]:
 def _short(value: float) -> float:
     value = round(value, DECIMALS)
     return int(value) if value.is_integer() else value
-
-
-def default_color(class_name: str) -> tuple[int, int, int]:
-    """Colour (RGB) of a class that brings none: QuPath's, or one that depends on the name alone."""
-    known = {
-        "Tumor": (200, 0, 0),
-        "Stroma": (150, 200, 150),
-        "Immune cells": (160, 90, 160),
-        "Necrosis": (50, 50, 50),
-        "Other": (255, 200, 0),
-        "Ignore*": (180, 180, 180),
-    }
-    digest = uuid.uuid5(_NAMESPACE, class_name).bytes
-    return known.get(class_name, (64 + digest[0] // 2, 64 + digest[1] // 2, 64 + digest[2] // 2))
