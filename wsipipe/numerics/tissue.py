@@ -24,12 +24,16 @@ CLEAR = 0.06
 """Optical density over that of the glass that still counts as clear."""
 SMEAR = 0.45
 """Optical density over that of the glass that smear stays below."""
+TINT = 1.04
+"""Ratio of the channels of glass from which on it is called tinted."""
 GLASS_FLOOR = 150
 """Smallest value of the darkest channel that glass can have."""
 LINE_UM = 24.0
 """Thinner parts of tissue are fibres and edges of cover slips that touch it."""
 THICKNESS_UM = 60.0
 """Pieces nowhere thicker than this are fibres, edges of cover slips or rims of bubbles and pen strokes."""
+BAND_PX = 64
+"""Rows of the overview that are worked on at once."""
 PEN_STEP_UM = 16.0
 """Pen marks are broad: pixels this far apart show them."""
 PEN_AREA_UM2 = 40_000.0
@@ -124,8 +128,9 @@ def tissue_mask(rgb: NDArray[np.uint8], *, mpp: float, settings: TissueSettings)
     never split in two by a threshold.
 
     1. Dark pictures without any glass are refused: fluorescence is not told by absorption.
-    2. *Optical density of the darkest channel* measures any stain alike (eosin absorbs green, haematoxylin red and
-       green, DAB blue), and makes the texture of pale and dark tissue comparable.
+    2. The glass is made colourless: old mounting media are yellow, and smear lies on whole slides. *Optical density
+       of the darkest channel* then measures any stain alike (eosin absorbs green, haematoxylin red and green, DAB
+       blue), and makes the texture of pale and dark tissue comparable.
     3. *Texture*, its deviation in a window of 40 um: tissue is textured by cells and fibres, while a smear of stain,
        printed dots, dust out of focus and seams between scanned fields are smooth, however strong their colour.
     4. *Glass* is what is smooth, no darker than smear, and hangs together with clear glass: that takes the smear
@@ -135,8 +140,9 @@ def tissue_mask(rgb: NDArray[np.uint8], *, mpp: float, settings: TissueSettings)
     7. Small holes are closed, also where the picture's edge cuts them; then specks, and pieces thin everywhere, are
        dropped.
     """
-    darkest = np.minimum(np.minimum(rgb[..., 0], rgb[..., 1]), rgb[..., 2])
-    _refuse_dark(darkest)
+    _refuse_dark(_darkest(rgb))
+    rgb = _balanced(rgb)
+    darkest = _darkest(rgb)
     reach = max(1, round(WINDOW_UM / mpp / 2))
     density = _density(darkest)
     smooth = _deviation(density, 2 * reach + 1) < SMOOTH
@@ -145,10 +151,31 @@ def tissue_mask(rgb: NDArray[np.uint8], *, mpp: float, settings: TissueSettings)
     quarter = darkest.size / 4
     background = _sizeable(glass | _pen_marks(rgb, mpp), min(settings.min_hole_um2 / mpp**2, quarter))
     mask = _opened(~background, max(1, round(LINE_UM / mpp)))
-    mask = _thick(_sizeable(mask, min(settings.min_area_um2 / mpp**2, quarter)), max(1, round(THICKNESS_UM / mpp)))
+    core = _window(mask, max(1, round(THICKNESS_UM / mpp)), np.minimum)
+    mask = _sizeable(mask, min(settings.min_area_um2 / mpp**2, quarter), core)
     if not mask.any():
         raise TissueError("no tissue found", remedy="is the slide empty, or all of it a pen mark?")
     return mask
+
+
+def _darkest(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(np.minimum(np.minimum(rgb[..., 0], rgb[..., 1]), rgb[..., 2]))
+
+
+def _balanced(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Make the glass colourless: the same picture where it is so already, to a few percent."""
+    step = max(1, min(rgb.shape[:2]) // 256)
+    sample = rgb[::step, ::step].reshape(-1, 3)
+    darkest = sample.min(axis=1)
+    bright = darkest[(darkest >= GLASS_FLOOR) & (darkest < 255)]
+    if len(bright) == 0:
+        return rgb
+    level = np.percentile(bright, 75)
+    glass = np.median(sample[(darkest >= level) & (darkest < 255)], axis=0)
+    if glass.max() < TINT * glass.min():
+        return rgb
+    tables = np.minimum(np.rint(np.arange(256)[:, None] * (glass.max() / glass)), 255).astype(np.uint8)
+    return np.stack([tables[:, channel][rgb[..., channel]] for channel in range(3)], axis=-1)
 
 
 def _refuse_dark(darkest: NDArray[np.uint8]) -> None:
@@ -167,10 +194,35 @@ def _density(channel: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _deviation(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Take the standard deviation in a square window of `size` px."""
-    mean = ndimage.uniform_filter(values, size)
-    square = ndimage.uniform_filter(values * values, size)
-    return np.asarray(np.sqrt(np.maximum(square - mean * mean, 0)))
+    """Take the standard deviation in a square window of odd `size` px, in bands of rows that stay in the cache."""
+    height, reach = len(values), size // 2
+    deviation = np.empty_like(values)
+    for top in range(0, height, BAND_PX):
+        stop = min(top + BAND_PX, height)
+        rows = np.arange(top - reach, stop + reach).clip(0, height - 1)
+        band = np.pad(values[rows], ((0, 0), (reach, reach)), mode="edge")
+        mean, square = _window_sums(band, size) / size**2, _window_sums(band * band, size) / size**2
+        deviation[top:stop] = np.sqrt(np.maximum(square - mean * mean, 0))
+    return deviation
+
+
+def _window_sums(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Sum over each square window of `size` px that fits, (h - size + 1, w - size + 1)."""
+    return _run_sums(_run_sums(values, size).swapaxes(0, 1), size).swapaxes(0, 1)
+
+
+def _run_sums(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Sum over each run of `size` rows, put together from runs whose lengths are powers of two."""
+    count = len(values) - size + 1
+    total = np.zeros((count, *values.shape[1:]), np.float32)
+    start, width, run = 0, 1, values
+    while width <= size:
+        if size & width:
+            total += run[start : start + count]
+            start += width
+        run = run[:-width] + run[width:]
+        width *= 2
+    return total
 
 
 def _glass_density(darkest: NDArray[np.uint8], smooth: NDArray[np.bool_]) -> float:
@@ -238,18 +290,12 @@ def _ink_colours() -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return np.asarray(sure), np.asarray(sure | possible)
 
 
-def _sizeable(mask: NDArray[np.bool_], area: float) -> NDArray[np.bool_]:
-    """Components (4-connected) of at least `area` px."""
+def _sizeable(mask: NDArray[np.bool_], area: float, core: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Keep components (4-connected) of at least `area` px that reach into `core`, if given."""
     labels, n = ndimage.label(mask)
     keep = np.bincount(labels.ravel(), minlength=n + 1) >= area
-    keep[0] = False
-    return np.asarray(keep[labels])
-
-
-def _thick(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
-    """Components that hold a square of `size` px somewhere."""
-    labels, n = ndimage.label(mask)
-    keep = np.bincount(labels[_window(mask, size, np.minimum)], minlength=n + 1) > 0
+    if core is not None:
+        keep &= np.bincount(labels[core], minlength=n + 1) > 0
     keep[0] = False
     return np.asarray(keep[labels])
 
