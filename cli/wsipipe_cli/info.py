@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,9 +18,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print size, levels, resolution and its source, vendor, bounds and tissue of slides."""
-    from wsipipe.pipeline.info import describe_slide
-
     from wsipipe.errors import WsipipeError
+    from wsipipe.pipeline.info import describe_slide
     from wsipipe.slides import list_slides
 
     failed = False
@@ -34,7 +33,7 @@ def command(
         raise typer.Exit(1)
 
 
-def _show(facts: dict[str, object], as_json: bool) -> None:
+def _show(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         import json
 
@@ -42,8 +41,19 @@ def _show(facts: dict[str, object], as_json: bool) -> None:
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        lines = value if isinstance(value, list) else [value]
-        typer.echo(f"{name:<{width}}  {lines[0] if lines else ''}")
-        for line in lines[1:]:
-            typer.echo(f"{'':<{width}}  {line}")
+        lines = [_line(item) for item in value] if name in ("levels", "notes") else [_line(value)]
+        typer.echo(f"{name:<{width}}  " + f"\n{'':<{width}}  ".join(lines or ["none"]))
     typer.echo("")
+
+
+def _line(value: object) -> str:
+    """One value for people: numbers rounded, levels and boxes as words."""
+    if isinstance(value, dict):
+        mpp = "" if value["mpp"] is None else f", {value['mpp']:.4g} um/px"
+        return f"{value['width']} x {value['height']} px, downsample {value['downsample']:.5g}{mpp}"
+    if isinstance(value, list):
+        x, y, width, height = value
+        return f"{width} x {height} px from ({x}, {y})"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "unknown" if value is None else str(value)

@@ -51,9 +51,8 @@ def command(
     force: Force = False,
 ) -> None:
     """Train on the points of a manifest; extracts features that are missing. Goes on where it was interrupted."""
-    from wsipipe.pipeline.train import train
-
     from wsipipe.annotations.classes import choose_classes
+    from wsipipe.pipeline.train import train
     from wsipipe_cli.batch import progress_bars
     from wsipipe_cli.recipes import Changes, recipe_from
 
