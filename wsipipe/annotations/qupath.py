@@ -178,10 +178,9 @@ def _polygon(value: object, where: str, path: Path) -> Polygon | MultiPolygon | 
 
 def _multi_polygon(value: object, where: str, path: Path) -> Polygon | MultiPolygon | None:
     drawn = [_polygon(part, where, path) for part in _a_list(value, f"{where}: coordinates", path)]
-    parts = [part for area in drawn if area is not None for part in shapely.get_parts([area])]
-    single = [polygon for part in parts for polygon in shapely.get_parts(part)]
-    whole = MultiPolygon(single)
-    return as_area(whole if whole.is_valid else shapely.union_all(single))
+    parts = list(shapely.get_parts([area for area in drawn if area is not None]))
+    whole = MultiPolygon(parts)
+    return as_area(whole if whole.is_valid else shapely.union_all(parts))
 
 
 def _positions(value: object, where: str, path: Path) -> NDArray[np.float64]:

@@ -23,10 +23,11 @@ from wsipipe.annotations.xmltree import parse_xml
 from wsipipe.errors import AnnotationError
 
 _FORMATS = "QuPath GeoJSON, ASAP or ImageScope XML, HALO .annotations, or CSV with x, y, label"
+_LEVEL_0 = (0.0, 0.0)
 _IMAGES = (b"\x89PNG", b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+", b"\xff\xd8\xff")
 
 
-def read_marks(path: str | Path, *, offset: tuple[float, float] = (0.0, 0.0)) -> Marks:
+def read_marks(path: str | Path, *, offset: tuple[float, float] = _LEVEL_0) -> Marks:
     """Everything a file holds, in level-0 px of the slide.
 
     Parameters
@@ -35,8 +36,9 @@ def read_marks(path: str | Path, *, offset: tuple[float, float] = (0.0, 0.0)) ->
         QuPath GeoJSON (plain or gzip), ASAP XML, ImageScope XML, HALO .annotations or a table; the content decides,
         not the name.
     offset : (float, float)
-        (x, y) in level-0 px added to every coordinate: the corner of the slide's bounds, to which QuPath crops. A
-        file that says itself which frame it is in (ours do) is moved by what it says instead.
+        Corner (x, y) of the slide's bounds in level-0 px, to which QuPath crops: added to what QuPath wrote (GeoJSON,
+        and its own point tables). Other programs do not crop, so their files are not moved; and a GeoJSON file that
+        says itself which frame it is in (ours do) is moved by what it says instead.
 
     Raises
     ------
@@ -53,7 +55,7 @@ def read_points(
     path: str | Path,
     *,
     classes: ClassMap | None = None,
-    offset: tuple[float, float] = (0.0, 0.0),
+    offset: tuple[float, float] = _LEVEL_0,
     polygons: Literal["ignore", "error"] = "ignore",
     slide: str | None = None,
 ) -> PointSet:
@@ -82,8 +84,7 @@ def read_points(
         As `read_marks`; or there are no points, or none of a class in question (the message lists the classes
         found), or points of several slides and none is asked for.
     """
-    path = Path(path)
-    marks = read_marks(path, offset=offset)
+    path, marks = Path(path), read_marks(path, offset=offset)
     if marks.regions and polygons == "error":
         raise AnnotationError(f"holds {len(marks.regions)} polygons beside points", path=path)
     if not marks.points:
@@ -92,18 +93,19 @@ def read_points(
     labels = _labels(points, classes or ClassMap(), path)
     if all(label is None for label in labels):
         raise _no_match(points, path)
-    kept = [(point, label) for point, label in zip(points, labels, strict=True) if label is not None]
-    return PointSet(
-        xy=np.array([point[:2] for point, _ in kept], dtype=np.float64).reshape(-1, 2),
-        label=np.array([label for _, label in kept], dtype=np.int64),
-        class_names=tuple(point.class_name or "" for point, _ in kept),
+    keep = np.array([label is not None for label in labels])
+    everything = PointSet(
+        xy=np.array([point[:2] for point in points], dtype=np.float64).reshape(-1, 2),
+        label=np.array([-1 if label is None else label for label in labels], dtype=np.int64),
+        class_names=tuple(point.class_name or "" for point in points),
         source=path,
         notes=_notes(marks, [point for point, label in zip(points, labels, strict=True) if label is None]),
-        slides=tuple(dict.fromkeys(point.slide for point, _ in kept if point.slide)) or marks.slides,
+        slides=tuple(dict.fromkeys(point.slide for point in points if point.slide)) or marks.slides,
     )
+    return everything.subset(keep)
 
 
-def read_regions(path: str | Path, *, offset: tuple[float, float] = (0.0, 0.0)) -> list[OutlinedRegion]:
+def read_regions(path: str | Path, *, offset: tuple[float, float] = _LEVEL_0) -> list[OutlinedRegion]:
     """Read polygons with their classes, holes as interior rings, in level-0 px; see `read_marks`.
 
     A file without any polygon gives an empty list: a slide on which nothing was outlined.
@@ -126,17 +128,18 @@ def _parse(data: bytes, path: Path) -> Marks:
 def _parse_xml(data: bytes, path: Path) -> Marks:
     root = parse_xml(data, path=path)
     if root.tag == "ASAP_Annotations":
-        return parse_asap(root, path=path)
+        return replace(parse_asap(root, path=path), frame_offset=_LEVEL_0)
     if root.tag != "Annotations":
         raise AnnotationError(f"is XML of an unknown kind, <{root.tag}>", path=path, remedy=f"give {_FORMATS}")
-    return parse_halo(root, path=path) if is_halo(root) else parse_aperio(root, path=path)
+    marks = parse_halo(root, path=path) if is_halo(root) else parse_aperio(root, path=path)
+    return replace(marks, frame_offset=_LEVEL_0)
 
 
 def _offset_to_add(marks: Marks, offset: tuple[float, float], path: Path) -> tuple[float, float]:
     own = marks.frame_offset
     if own is None:
         return offset
-    if own != (0.0, 0.0) and offset != (0.0, 0.0) and not np.allclose(own, offset, atol=0.01):
+    if own != _LEVEL_0 and offset != _LEVEL_0 and not np.allclose(own, offset, atol=0.01):
         raise AnnotationError(
             f"was written for a slide whose bounds start at {own} px, not at {offset} px",
             path=path,
@@ -146,7 +149,7 @@ def _offset_to_add(marks: Marks, offset: tuple[float, float], path: Path) -> tup
 
 
 def _moved(marks: Marks, offset: tuple[float, float]) -> Marks:
-    if offset == (0.0, 0.0):
+    if offset == _LEVEL_0:
         return marks
     points = tuple(point._replace(x=point.x + offset[0], y=point.y + offset[1]) for point in marks.points)
     regions = tuple(

@@ -45,8 +45,8 @@ def parse_table(text: str, *, path: Path) -> Marks:
     Returns
     -------
     Marks
-        Points in the frame of the file. The class is the label as it stands; 1.0 and 0.0 become "1" and "0". A
-        column slide (or wsi, image) names the slide of each point.
+        Points in level-0 px (QuPath's own tables: in QuPath's frame). The class is the label as it stands; 1.0 and 0.0
+        become "1" and "0". A column slide (or wsi, image) names the slide of each point.
 
     Raises
     ------
@@ -60,7 +60,13 @@ def parse_table(text: str, *, path: Path) -> Marks:
     columns, body = _columns(rows, path)
     points = [_point(row, columns, f"line {line}", path, decimal_comma=decimal_comma) for line, row in body]
     slides = dict.fromkeys(point.slide for point in points if point.slide)
-    return Marks(points=tuple(points), slides=tuple(slides))
+    offset = None if _is_qupath(rows[0][1]) else (0.0, 0.0)
+    return Marks(points=tuple(points), slides=tuple(slides), frame_offset=offset)
+
+
+def _is_qupath(head: Sequence[str]) -> bool:
+    """Whether a table is QuPath's own export of points, which is in QuPath's frame."""
+    return {"x", "y", "class", "name", "color"} <= {_plain(cell) for cell in head}
 
 
 def _lines(text: str) -> list[str]:
