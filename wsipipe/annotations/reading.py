@@ -93,16 +93,7 @@ def read_points(
     labels = _labels(points, classes or ClassMap(), path)
     if all(label is None for label in labels):
         raise _no_match(points, path)
-    keep = np.array([label is not None for label in labels])
-    everything = PointSet(
-        xy=np.array([point[:2] for point in points], dtype=np.float64).reshape(-1, 2),
-        label=np.array([-1 if label is None else label for label in labels], dtype=np.int64),
-        class_names=tuple(point.class_name or "" for point in points),
-        source=path,
-        notes=_notes(marks, [point for point, label in zip(points, labels, strict=True) if label is None]),
-        slides=tuple(dict.fromkeys(point.slide for point in points if point.slide)) or marks.slides,
-    )
-    return everything.subset(keep)
+    return _point_set(points, labels, marks, path)
 
 
 def read_regions(path: str | Path, *, offset: tuple[float, float] = _LEVEL_0) -> list[OutlinedRegion]:
@@ -187,6 +178,20 @@ def _labels(points: tuple[PointMark, ...], classes: ClassMap, path: Path) -> lis
     except AnnotationError as error:
         raise AnnotationError(error.problem, path=path, remedy=error.remedy) from error
     return [by_name[point.class_name] for point in points]
+
+
+def _point_set(points: tuple[PointMark, ...], labels: list[int | None], marks: Marks, path: Path) -> PointSet:
+    """Points that have a label, with notes about all that is left out."""
+    keep = np.array([label is not None for label in labels])
+    everything = PointSet(
+        xy=np.array([point[:2] for point in points], dtype=np.float64).reshape(-1, 2),
+        label=np.array([-1 if label is None else label for label in labels], dtype=np.int64),
+        class_names=tuple(point.class_name or "" for point in points),
+        source=path,
+        notes=_notes(marks, [point for point, label in zip(points, labels, strict=True) if label is None]),
+        slides=tuple(dict.fromkeys(point.slide for point in points if point.slide)) or marks.slides,
+    )
+    return everything.subset(keep)
 
 
 def _no_points(marks: Marks, path: Path) -> AnnotationError:
