@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from wsipipe.errors import ConfigError
+from wsipipe.slides.listing import slide_key
 
 Split = Literal["train", "val", "test"]
 
@@ -116,12 +117,13 @@ def _row(record: Mapping[str, str], *, path: Path, line: int) -> ManifestRow:
         if not record[name]:
             raise ConfigError(f"line {line} has no {name}", path=path, remedy="every slide needs its points")
     slide = _file(record["slide"], path=path, line=line)
+    key = slide_key(slide)
     return ManifestRow(
-        key=slide.stem,
+        key=key,
         slide=slide,
         points=_file(record["points"], path=path, line=line),
         mask=_file(record["mask"], path=path, line=line) if record.get("mask") else None,
-        patient=record.get("patient") or slide.stem,
+        patient=record.get("patient") or key,
         split=_split(record.get("split", ""), path=path, line=line),
         mpp=_mpp(record.get("mpp", ""), path=path, line=line),
     )

@@ -1,0 +1,101 @@
+"""What every method offers, and what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wsipipe.models.losses import partial_cross_entropy
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Windows as the network sees them, augmented, on its device.
+
+    Parameters
+    ----------
+    inputs : (n, c, h, w) float tensor
+        Features, or RGB in [0, 1].
+    labels : (n, h, w) int8 tensor
+        1 in-target, 0 out-of-target, -1 unlabelled.
+    target : (n, h, w) float32 tensor
+        What `Method.target` said; 0 where it said nothing.
+    target_valid : (n, h, w) bool tensor
+        Where it said something, on valid cells.
+    truth : (n, h, w) int8 tensor
+        Reference mask, -1 where there is none.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    target: Tensor
+    target_valid: Tensor
+    truth: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """The two terms of eq. 2, scalar tensors; `second` is zero where a method has none."""
+
+    points: Tensor
+    second: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A training window as a teacher sees it: whole, not augmented.
+
+    Parameters
+    ----------
+    name : str
+        Names the window in the run.
+    inputs : (1, c, h, w) float tensor
+        On the network's device.
+    valid : (h, w) bool array
+        Cells that hold something.
+    in_target, out_of_target : (p, 2), (q, 2) int64 arrays
+        Points as (row, col) cells of the window.
+    """
+
+    name: str
+    inputs: Tensor
+    valid: NDArray[np.bool_]
+    in_target: NDArray[np.int64]
+    out_of_target: NDArray[np.int64]
+
+
+class Method:
+    """Learning from points alone (partial cross-entropy), and the frame for everything beyond.
+
+    The trainer calls `loss` at each step, `refresh` when the validation partial cross-entropy reaches a new minimum
+    after the warm-up, and `after_step` after each step; `state` and `load_state` carry a method over an interruption.
+    """
+
+    needs_masks = False
+    has_teacher = False
+
+    def loss(self, model: nn.Module, batch: Batch) -> Losses:
+        """Losses of a batch, to be differentiated; eq. 3 alone."""
+        logits, _ = model(batch.inputs)
+        return Losses(points=partial_cross_entropy(logits, batch.labels), second=logits.sum() * 0.0)
+
+    def after_step(self, model: nn.Module) -> None:
+        """Follow the network after an optimiser step (an average of weights, say)."""
+
+    def refresh(self, model: nn.Module, scenes: Iterable[Scene]) -> None:
+        """Ask the teacher again for every training window; the model is in evaluation mode."""
+
+    def target(self, name: str) -> NDArray[np.float32] | None:
+        """Tell what the teacher last said of a window, (h, w) in [0, 1]; None where it has said nothing."""
+        return None
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Tensors that an interrupted run needs to go on the same."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""

@@ -1,0 +1,99 @@
+"""Batches for the optimiser: windows, labels and targets, turned together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET
+from wsipipe.config import TrainingSettings
+from wsipipe.models.methods.base import Batch, Method, Scene
+from wsipipe.pipeline.augmentation import Turn, draw_turn, jitter_colours, stacked
+from wsipipe.pipeline.samples import Sample, WindowCache, WindowData, label_map
+
+
+@dataclass(frozen=True, eq=False)
+class Loader:
+    """Reads samples into batches on a device.
+
+    Parameters
+    ----------
+    cache : WindowCache
+        Where windows are kept.
+    device : torch.device
+        Where batches go.
+    settings : TrainingSettings
+        Batch size, steps, augmentation.
+    """
+
+    cache: WindowCache
+    device: torch.device
+    settings: TrainingSettings
+
+    def steps(self, count: int) -> int:
+        """Optimiser steps of an epoch over `count` windows."""
+        return self.settings.steps_per_epoch or -(-count // self.settings.batch_size)
+
+    def epoch(self, samples: Sequence[Sample], method: Method, rng: np.random.Generator) -> Iterator[Batch]:
+        """Batches of one epoch, shuffled and augmented by `rng` alone."""
+        steps, size = self.steps(len(samples)), self.settings.batch_size
+        order = _shuffled(len(samples), steps * size if self.settings.steps_per_epoch else len(samples), rng)
+        for start in range(0, len(order), size):
+            yield self.batch([samples[index] for index in order[start : start + size]], method, rng)
+
+    def batch(self, samples: Sequence[Sample], method: Method, rng: np.random.Generator) -> Batch:
+        """Batch of the given samples; smaller windows are filled up with cells that do not count."""
+        planes = [self._planes(sample, method, rng) for sample in samples]
+        inputs, labels, target, target_valid, truth = zip(*planes, strict=True)
+        return Batch(
+            inputs=self._tensor(stacked(inputs, fill=None)),
+            labels=self._tensor(stacked(labels, fill=-1)),
+            target=self._tensor(stacked(target, fill=0)),
+            target_valid=self._tensor(stacked(target_valid, fill=0)),
+            truth=self._tensor(stacked(truth, fill=-1)),
+        )
+
+    def scene(self, sample: Sample) -> Scene:
+        """Window as a teacher sees it."""
+        data = self.cache.get(sample)
+        return Scene(
+            name=sample.name,
+            inputs=self._tensor(data.inputs()[None]),
+            valid=data.valid,
+            in_target=sample.points.of(IN_TARGET),
+            out_of_target=sample.points.of(OUT_OF_TARGET),
+        )
+
+    def _planes(self, sample: Sample, method: Method, rng: np.random.Generator) -> tuple[NDArray[np.generic], ...]:
+        data, u = self.cache.get(sample), method.target(sample.name)
+        turn = draw_turn(rng) if self.settings.augment else Turn()
+        inputs = data.inputs()
+        if self.settings.augment and data.features.dtype == np.uint8:
+            inputs = jitter_colours(inputs, rng)
+        target = np.zeros(sample.shape, np.float32) if u is None else u
+        target_valid = data.valid & (u is not None)
+        planes = (inputs, label_map(sample, data.valid), target, target_valid, truth_map(data))
+        return tuple(turn(plane) for plane in planes)
+
+    def _tensor(self, array: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+
+
+def truth_map(data: WindowData) -> NDArray[np.int8]:
+    """Give the reference (h, w) as 1 and 0; -1 on cells without content, or everywhere where there is no reference."""
+    if data.truth is None:
+        return np.full(data.valid.shape, -1, np.int8)
+    return np.where(data.valid, data.truth, -1).astype(np.int8)
+
+
+def _shuffled(count: int, length: int, rng: np.random.Generator) -> list[int]:
+    """Draw `length` indices below `count` in random order, each as often as any other, give or take one."""
+    order: list[int] = []
+    while len(order) < length:
+        order += rng.permutation(count).tolist()
+    return order[:length]

@@ -1,0 +1,217 @@
+"""From a manifest to training windows: features where they are missing, points checked and put on cells."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsipipe.annotations.audit import audit_points, check_source, refuse, without_duplicates
+from wsipipe.annotations.classes import ClassMap
+from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET, PointSet
+from wsipipe.annotations.reading import read_points
+from wsipipe.config import Recipe
+from wsipipe.errors import AnnotationError, ConfigError, WsipipeError
+from wsipipe.parallel import map_items
+from wsipipe.pipeline.extract import extract_slide
+from wsipipe.pipeline.manifest import ManifestRow
+from wsipipe.pipeline.outcome import SlideOutcome
+from wsipipe.pipeline.samples import Sample, cells_of_points, cut_windows, draw_pairs
+from wsipipe.pipeline.sources import FeatureSource, Source, feature_source, image_source
+from wsipipe.pipeline.splits import PointedSlide, split_slides
+from wsipipe.progress import Report
+from wsipipe.slides import SlideEntry, open_slide, slide_identity
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How slides and points are read.
+
+    Parameters
+    ----------
+    slide_mpp : float or None
+        um per level-0 px of slides that the manifest gives none.
+    classes : ClassMap or None
+        Which classes are in-target and out-of-target; the usual ones where None.
+    crop : bool
+        GeoJSON points are relative to the slide's bounds, as QuPath writes them.
+    reader : str
+        Slide library.
+    device : str
+        For the encoder.
+    workers : int
+        Slides that are encoded at a time.
+    """
+
+    slide_mpp: float | None = None
+    classes: ClassMap | None = None
+    crop: bool = True
+    reader: str = "auto"
+    device: str = "auto"
+    workers: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Windows to train and to validate on.
+
+    Parameters
+    ----------
+    train, validation : tuple of Sample
+        Windows with points.
+    facts : mapping
+        What a map must be to fit the model: in_channels, encoder, weights_digest, kind, mpp, stride_px.
+    notes : tuple of str
+        What the user should know of points and split.
+    digest : str
+        Of slides, points, masks and split: another one means another training set.
+    """
+
+    train: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
+    facts: Mapping[str, Any]
+    notes: tuple[str, ...]
+    digest: str
+
+
+def prepare(rows: Sequence[ManifestRow], recipe: Recipe, *, out: Path, reading: Reading, report: Report) -> TrainingSet:
+    """Make the training set of a manifest.
+
+    Raises
+    ------
+    WsipipeError
+        A slide cannot be read or encoded, points cannot be used, masks are asked for and missing.
+    """
+    _check_masks(rows, recipe)
+    used = [row for row in rows if row.split != "test"]
+    sources = _sources(used, recipe, out=out, reading=reading, report=report)
+    pointed, notes = _pointed_slides(used, sources, recipe, reading)
+    split = split_slides(pointed, fraction=recipe.training.validation_fraction, seed=recipe.training.seed)
+    train, validation = (_windows(slides, recipe) for slides in (split.train, split.validation))
+    _check_both_classes(train)
+    facts = _facts(sources, recipe)
+    return TrainingSet(train, validation, facts, (*notes, split.note), _digest(used, reading, facts))
+
+
+def _check_masks(rows: Sequence[ManifestRow], recipe: Recipe) -> None:
+    lacking = [row.key for row in rows if row.mask is None and row.split != "test"]
+    if recipe.training.method == "full" and lacking:
+        raise ConfigError(
+            f"method 'full' learns from masks, {lacking[0]} has none", remedy="fill the manifest's mask column"
+        )
+
+
+def _sources(
+    rows: Sequence[ManifestRow], recipe: Recipe, *, out: Path, reading: Reading, report: Report
+) -> list[Source]:
+    entries = [SlideEntry(row.key, row.slide, reading.slide_mpp if row.mpp is None else row.mpp) for row in rows]
+    if recipe.encoder.uses_images:
+        return [image_source(entry, recipe.tile.mpp, reader=reading.reader) for entry in entries]
+    paths = _extract(entries, recipe, out=out, reading=reading, report=report)
+    return [feature_source(entry, path, reader=reading.reader) for entry, path in zip(entries, paths, strict=True)]
+
+
+def _extract(
+    entries: Sequence[SlideEntry], recipe: Recipe, *, out: Path, reading: Reading, report: Report
+) -> list[Path]:
+    task = functools.partial(_extract_one, out=out, recipe=recipe, reader=reading.reader, device=reading.device)
+    paths: dict[int, Path] = {}
+    for index, outcome in map_items(task, entries, workers=reading.workers, report=report):
+        if isinstance(outcome, WsipipeError):
+            raise outcome
+        paths[index] = outcome.outputs[0]
+    return [paths[index] for index in range(len(entries))]
+
+
+def _extract_one(
+    entry: SlideEntry, report: Report, *, out: Path, recipe: Recipe, reader: str, device: str
+) -> SlideOutcome:
+    return extract_slide(entry, out, recipe, reader=reader, device=device, report=report)
+
+
+def _pointed_slides(
+    rows: Sequence[ManifestRow], sources: Sequence[Source], recipe: Recipe, reading: Reading
+) -> tuple[list[PointedSlide], list[str]]:
+    slides, notes = [], []
+    keys = [row.key for row in rows]
+    for row, source in zip(rows, sources, strict=True):
+        points = _read_points(row, source, keys, reading)
+        drawn = draw_pairs(points, recipe.training.pairs, seed=recipe.training.seed, key=row.key)
+        cells, dropped = cells_of_points(drawn, source)
+        notes += [f"{row.key}: {note}" for note in points.notes]
+        if dropped:
+            notes.append(f"{row.key}: {dropped} out-of-target points lie off the tissue and are not needed")
+        if len(cells):
+            slides.append(PointedSlide(row, source, cells))
+    return slides, notes
+
+
+def _read_points(row: ManifestRow, source: Source, keys: Sequence[str], reading: Reading) -> PointSet:
+    offset = _qupath_offset(row.points, source, reading)
+    points = read_points(row.points, classes=reading.classes, offset=offset, slide=row.key)
+    check_source(row.points, row.key, slides=points.slides, other_keys=keys)
+    width, height = source.slide_size
+    # Among several slides, one may well be all target or all background.
+    findings = audit_points(points, width=width, height=height, allow_one_class=len(keys) > 1, grid=source.grid)
+    refuse(findings, source=row.points)
+    return without_duplicates(points)
+
+
+def _qupath_offset(path: Path, source: Source, reading: Reading) -> tuple[float, float]:
+    """Corner of the slide's bounds, which QuPath takes for the origin; other formats count from the slide's corner."""
+    if not reading.crop or not path.name.lower().endswith((".geojson", ".json", ".geojson.gz")):
+        return 0.0, 0.0
+    with open_slide(source.entry.path, mpp=source.entry.mpp, reader=reading.reader) as slide:
+        return float(slide.bounds.x), float(slide.bounds.y)
+
+
+def _windows(slides: Sequence[PointedSlide], recipe: Recipe) -> tuple[Sample, ...]:
+    training = recipe.training
+    return tuple(
+        sample
+        for slide in slides
+        for sample in cut_windows(
+            slide.source,
+            slide.points,
+            window=training.window,
+            point_width=training.point_width,
+            mask=slide.row.mask,
+        )
+    )
+
+
+def _check_both_classes(train: Sequence[Sample]) -> None:
+    present = {int(label) for sample in train for label in sample.points.label}
+    for label, name in ((IN_TARGET, "in-target"), (OUT_OF_TARGET, "out-of-target")):
+        if label not in present:
+            raise AnnotationError(
+                f"no {name} points to train on among {len(train)} windows", remedy=f"click {name} points on tissue"
+            )
+
+
+def _facts(sources: Sequence[Source], recipe: Recipe) -> dict[str, Any]:
+    source = sources[0]
+    if isinstance(source, FeatureSource):
+        names = ("encoder", "weights_digest", "kind", "mpp", "stride_px")
+        return {"in_channels": source.channels, **{name: getattr(source.info, name) for name in names}}
+    image = {"encoder": "none", "weights_digest": "", "kind": "image", "stride_px": 1}
+    return {"in_channels": source.channels, "mpp": recipe.tile.mpp, **image}
+
+
+def _digest(rows: Sequence[ManifestRow], reading: Reading, facts: Mapping[str, Any]) -> str:
+    """Hash of what the run learns from: content of slides, points and masks, not their places."""
+    told = [
+        [row.key, row.patient, row.split, row.mpp, slide_identity(row.slide), _content(row.points), _content(row.mask)]
+        for row in rows
+    ]
+    classes = reading.classes or ClassMap()
+    text = json.dumps([told, reading.slide_mpp, classes.positive, classes.negative, reading.crop, dict(facts)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _content(path: Path | None) -> str | None:
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()

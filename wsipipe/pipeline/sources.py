@@ -1,0 +1,211 @@
+"""What training windows are read from: a feature map on disk, or an image of ordinary size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from wsipipe.geometry import CellGrid, Region
+from wsipipe.slides import MppView, SlideEntry, SlideReader, open_slide
+from wsipipe.store.feature_map import FeatureMap, FeatureMapInfo
+
+
+class Source(Protocol):
+    """Cells over one slide, read by windows; small and picklable, opens its file for each read."""
+
+    @property
+    def entry(self) -> SlideEntry:
+        """The slide."""
+        ...
+
+    @property
+    def grid(self) -> CellGrid:
+        """Where the cells lie, in level-0 px."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Length of a cell's vector."""
+        ...
+
+    @property
+    def slide_size(self) -> tuple[int, int]:
+        """(width, height) in level-0 px."""
+        ...
+
+    def read(self, rows: slice, cols: slice) -> NDArray[np.float16] | NDArray[np.uint8]:
+        """Vectors of a window, (rows, cols, channels), as compact as they are stored: float16, or uint8 RGB."""
+        ...
+
+    def read_valid(self, rows: slice, cols: slice) -> NDArray[np.bool_]:
+        """Which cells of a window hold something, (rows, cols)."""
+        ...
+
+    def picture(self, rows: slice, cols: slice, *, long_side_px: int) -> NDArray[np.uint8]:
+        """Show the slide under a window, (h, w, 3), at most about `long_side_px` on its long side."""
+        ...
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """A finished feature map of a slide.
+
+    Parameters
+    ----------
+    entry : SlideEntry
+        The slide, for pictures.
+    path : Path
+        The map.
+    info : FeatureMapInfo
+        What the map says of itself.
+    reader : str
+        Library that reads the slide.
+    """
+
+    entry: SlideEntry
+    path: Path
+    info: FeatureMapInfo
+    reader: str
+
+    @property
+    def grid(self) -> CellGrid:
+        """See `Source.grid`."""
+        return self.info.grid
+
+    @property
+    def channels(self) -> int:
+        """See `Source.channels`."""
+        return self.info.dim
+
+    @property
+    def slide_size(self) -> tuple[int, int]:
+        """See `Source.slide_size`."""
+        return self.info.slide_size
+
+    def read(self, rows: slice, cols: slice) -> NDArray[np.float16]:
+        """See `Source.read`; maps are stored in float16, so nothing is lost."""
+        with FeatureMap.open(self.path) as features:
+            return features.read(rows, cols).astype(np.float16)
+
+    def read_valid(self, rows: slice, cols: slice) -> NDArray[np.bool_]:
+        """See `Source.read_valid`."""
+        with FeatureMap.open(self.path) as features:
+            return features.read_valid(rows, cols)
+
+    def picture(self, rows: slice, cols: slice, *, long_side_px: int) -> NDArray[np.uint8]:
+        """See `Source.picture`."""
+        with open_slide(self.entry.path, mpp=self.entry.mpp, reader=self.reader) as slide:
+            return slide_picture(slide, _level0_box(self.grid, rows, cols), long_side_px=long_side_px)
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """An image whose cells are its pixels at the target resolution; all of them count.
+
+    Parameters
+    ----------
+    entry : SlideEntry
+        The image.
+    mpp : float or None
+        Target resolution in um per px; None: the image's own pixels.
+    grid, slide_size
+        Of the image.
+    reader : str
+        Library that reads the image.
+    """
+
+    entry: SlideEntry
+    mpp: float | None
+    grid: CellGrid
+    slide_size: tuple[int, int]
+    reader: str
+    channels: int = 3
+
+    def read(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
+        """See `Source.read`."""
+        region = Region(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
+        with open_slide(self.entry.path, mpp=self.entry.mpp, reader=self.reader) as slide:
+            return MppView(slide, self.mpp).read(region)
+
+    def read_valid(self, rows: slice, cols: slice) -> NDArray[np.bool_]:
+        """See `Source.read_valid`: all cells."""
+        return np.ones((rows.stop - rows.start, cols.stop - cols.start), dtype=np.bool_)
+
+    def picture(self, rows: slice, cols: slice, *, long_side_px: int) -> NDArray[np.uint8]:
+        """See `Source.picture`."""
+        return shrunk(self.read(rows, cols), long_side_px)
+
+
+def feature_source(entry: SlideEntry, path: Path, *, reader: str) -> FeatureSource:
+    """Source of a finished map.
+
+    Raises
+    ------
+    StoreError
+        The map is missing or damaged.
+    """
+    with FeatureMap.open(path) as features:
+        return FeatureSource(entry, path, features.info, reader)
+
+
+def image_source(entry: SlideEntry, mpp: float | None, *, reader: str) -> ImageSource:
+    """Source of an image at a target resolution.
+
+    Raises
+    ------
+    SlideError
+        The image cannot be read.
+    ResolutionError
+        A target resolution is asked for and the image has none.
+    """
+    with open_slide(entry.path, mpp=entry.mpp, reader=reader) as slide:
+        view = MppView(slide, mpp)
+        grid = CellGrid(rows=view.height, cols=view.width, cell_px=view.scale)
+        return ImageSource(entry, mpp, grid, slide.dimensions, reader)
+
+
+def slide_picture(
+    slide: SlideReader, box: tuple[float, float, float, float], *, long_side_px: int
+) -> NDArray[np.uint8]:
+    """Part of a slide as a small picture.
+
+    Parameters
+    ----------
+    box : (float, float, float, float)
+        x, y, width, height in level-0 px.
+    long_side_px : int
+        Of the picture, about.
+
+    Returns
+    -------
+    (h, w, 3) uint8 array
+    """
+    step = max(1.0, max(box[2:]) / long_side_px)
+    if slide.mpp is None:
+        return shrunk(MppView(slide, None).read(_region(box, 1.0)), long_side_px)
+    return MppView(slide, slide.mpp * step).read(_region(box, step))
+
+
+def shrunk(picture: NDArray[np.uint8], long_side_px: int) -> NDArray[np.uint8]:
+    """Picture (h, w, 3), reduced by whole-area means if its long side is longer."""
+    height, width = picture.shape[:2]
+    step = max(height, width) / long_side_px
+    if step <= 1:
+        return picture
+    size = (max(1, round(width / step)), max(1, round(height / step)))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+
+
+def _level0_box(grid: CellGrid, rows: slice, cols: slice) -> tuple[float, float, float, float]:
+    x, y = grid.origin[0] + cols.start * grid.cell_px, grid.origin[1] + rows.start * grid.cell_px
+    return x, y, (cols.stop - cols.start) * grid.cell_px, (rows.stop - rows.start) * grid.cell_px
+
+
+def _region(box: tuple[float, float, float, float], step: float) -> Region:
+    x, y, width, height = (round(value / step) for value in box)
+    return Region(x, y, max(1, width), max(1, height))

@@ -1,0 +1,186 @@
+"""The `train` command: from a manifest of slides and points to a run folder with a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsipipe._version import __version__
+from wsipipe.annotations.classes import ClassMap
+from wsipipe.config import Recipe
+from wsipipe.models.devices import pick_device
+from wsipipe.pipeline.curves import draw_curves
+from wsipipe.pipeline.manifest import read_manifest
+from wsipipe.pipeline.preparation import Reading, prepare
+from wsipipe.pipeline.previews import draw_preview
+from wsipipe.pipeline.trainer import Trainer
+from wsipipe.pipeline.training_state import check_same_run
+from wsipipe.progress import Report, silent
+from wsipipe.store.checkpoint import Checkpoint
+from wsipipe.store.run_folder import RunFolder
+
+PREVIEWS = 10
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Parameters
+    ----------
+    run : Path
+        The run folder.
+    status : str
+        "done", or "skipped" where it was finished before.
+    epochs : int
+        Epochs trained, interrupted runs included.
+    best_epoch : int
+        The one whose model is the checkpoint.
+    best_pce : float
+        Its validation partial cross-entropy.
+    best_dice : float or None
+        Its validation Dice coefficient, where there are masks.
+    notes : tuple of str
+        What the user should know of points and split.
+    """
+
+    run: Path
+    status: str
+    epochs: int
+    best_epoch: int
+    best_pce: float
+    best_dice: float | None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        score = "" if self.best_dice is None else f", Dice {self.best_dice:.3f}"
+        done = "finished before" if self.status == "skipped" else "trained"
+        head = (
+            f"{self.run}: {done}, best of {self.epochs} epochs is {self.best_epoch} "
+            f"(validation loss {self.best_pce:.4f}{score})"
+        )
+        return "\n".join([head, *(f"  {note}" for note in self.notes)])
+
+
+def train(
+    manifest: Path,
+    recipe: Recipe,
+    run: Path,
+    *,
+    out: Path,
+    slide_mpp: float | None = None,
+    classes: ClassMap | None = None,
+    crop: bool = True,
+    device: str = "auto",
+    reader: str = "auto",
+    workers: int = 1,
+    force: bool = False,
+    report: Report = silent,
+) -> TrainResult:
+    """Train on the points of a manifest; go on where an interrupted run stopped.
+
+    Parameters
+    ----------
+    manifest : Path
+        CSV, see `read_manifest`.
+    recipe : Recipe
+        All settings.
+    run : Path
+        Run folder, see `RunFolder`.
+    out : Path
+        Project folder; feature maps that are missing are made in its `features`.
+    slide_mpp : float, optional
+        um per level-0 px of slides that do not say it themselves.
+    classes : ClassMap, optional
+        Which classes are in-target and out-of-target.
+    crop : bool
+        GeoJSON points are relative to the slide's bounds, as QuPath writes them.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1", "mps".
+    reader : str
+        Slide library.
+    workers : int
+        Slides that are encoded at a time.
+    force : bool
+        Forget an earlier run in this folder.
+    report : Report
+        Told cells encoded, steps trained ("train") and windows asked of the teacher ("teacher").
+
+    Raises
+    ------
+    ConfigError
+        Manifest or settings are wrong.
+    AnnotationError
+        Points cannot be read or used.
+    CheckpointError
+        The folder holds a run of other settings or points, and `force` is not set.
+    NumericsError
+        The loss is no longer finite.
+    StoreError
+        The folder cannot be written, or another process trains into it.
+    """
+    rows = read_manifest(manifest)
+    target = pick_device(device)
+    with RunFolder(run) as folder:
+        reading = Reading(slide_mpp, classes, crop, reader, str(target), workers)
+        data = prepare(rows, recipe, out=out, reading=reading, report=report)
+        trainer = Trainer(data, recipe, device=target, item=run.name, report=report)
+        if force:
+            folder.clear()
+        if (state := folder.load_state()) is not None:
+            check_same_run(state, recipe, data.digest, path=folder.state_path)
+            trainer.load_state(state)
+        status = "skipped" if trainer.finished else "done"
+        folder.write_recipe(recipe)
+        while not trainer.finished:
+            _epoch(trainer, folder)
+    return _result(trainer, run, status)
+
+
+def _epoch(trainer: Trainer, folder: RunFolder) -> None:
+    """One epoch, and all that is written after it; the state comes last, so that what it tells of is there."""
+    row = trainer.run_epoch()
+    epoch, history = trainer.memory.epoch, trainer.memory.history
+    if row["best"]:
+        folder.save_checkpoint(_checkpoint(trainer))
+    folder.write_metrics(history)
+    figures = {name: value for name, value in row.items() if name not in ("epoch", "seconds") and value is not None}
+    folder.log_scalars(epoch, figures)
+    if _shows(epoch, trainer.settings.epochs):
+        folder.write_curves(draw_curves(history))
+        folder.write_preview(epoch, draw_preview(trainer))
+    folder.save_state(trainer.state())
+
+
+def _shows(epoch: int, epochs: int) -> bool:
+    """Whether pictures are drawn: after the first and the last epoch, and some ten times between."""
+    return epoch in (1, epochs) or epoch % -(-epochs // PREVIEWS) == 0
+
+
+def _checkpoint(trainer: Trainer) -> Checkpoint:
+    row = trainer.memory.history[-1]
+    provenance = {
+        **trainer.data.facts,
+        "wsipipe": __version__,
+        "method": trainer.settings.method,
+        "epoch": row["epoch"],
+        "val_pce": row["val_pce"],
+        "val_dice": row["val_dice"],
+        "training_set": trainer.data.digest,
+        "windows": len(trainer.data.train),
+    }
+    return Checkpoint(trainer.model.state_dict(), trainer.recipe, provenance)
+
+
+def _result(trainer: Trainer, run: Path, status: str) -> TrainResult:
+    memory = trainer.memory
+    best = memory.history[memory.best_epoch - 1]
+    return TrainResult(
+        run=run,
+        status=status,
+        epochs=memory.epoch,
+        best_epoch=memory.best_epoch,
+        best_pce=memory.best_pce,
+        best_dice=best["val_dice"],
+        notes=trainer.data.notes,
+    )

@@ -1,0 +1,247 @@
+"""The optimiser's loop: epochs, validation, teacher, state."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wsipipe.config import Recipe, TrainingSettings
+from wsipipe.errors import NumericsError
+from wsipipe.models.methods.base import Batch, Method
+from wsipipe.models.methods.registry import build_method
+from wsipipe.models.segmentation import SegmentationModel, build_model
+from wsipipe.numerics.metrics import dice
+from wsipipe.pipeline.batches import Loader, truth_map
+from wsipipe.pipeline.preparation import TrainingSet
+from wsipipe.pipeline.samples import Sample, WindowCache, label_map
+from wsipipe.pipeline.training_state import VERSION, Memory, trained_settings
+from wsipipe.progress import Progress, Report
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Validation of one epoch.
+
+    Parameters
+    ----------
+    pce : float
+        Partial cross-entropy, mean over the labelled cells.
+    dice : float or None
+        Mean over the windows with a reference mask; None where there are none.
+    """
+
+    pce: float
+    dice: float | None
+
+
+class Trainer:
+    """A run in progress. Its next epoch depends on `state` and the training set alone.
+
+    Random numbers of an epoch come from the seed and the epoch's number, so that a run that was interrupted ends
+    like one that was not, on the CPU bit by bit.
+
+    Parameters
+    ----------
+    data : TrainingSet
+        Windows to train and to validate on.
+    recipe : Recipe
+        Settings.
+    device : torch.device
+        Where the network is.
+    item : str
+        Names the run in progress reports.
+    report : Report
+        Told every step.
+    """
+
+    def __init__(self, data: TrainingSet, recipe: Recipe, *, device: torch.device, item: str, report: Report) -> None:
+        self.data = data
+        self.recipe = recipe
+        self.loader = Loader(WindowCache(), device, recipe.training)
+        self.memory = Memory()
+        self.method: Method = build_method(recipe)
+        self.model = _new_model(data, recipe, self.loader).to(device)
+        training = recipe.training
+        self._optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+        self._half = training.mixed_precision and device.type == "cuda"
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._half)
+        self._item, self._report = item, report
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """Settings of the training."""
+        return self.recipe.training
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.memory.epoch >= self.settings.epochs
+
+    def run_epoch(self) -> dict[str, Any]:
+        """Train one epoch, validate, and ask the teacher where it is time to.
+
+        Returns
+        -------
+        dict
+            The epoch's row of figures.
+
+        Raises
+        ------
+        NumericsError
+            The loss is no longer finite.
+        """
+        began, memory = time.perf_counter(), self.memory
+        memory.epoch += 1
+        losses = self._train()
+        scores = self.validate()
+        if scores.pce < memory.best_pce:
+            memory.best_epoch, memory.best_pce = memory.epoch, scores.pce
+        refreshed = self._ask_teacher(scores.pce)
+        row = {
+            "epoch": memory.epoch,
+            "loss_points": losses[0],
+            "loss_second": losses[1],
+            "val_pce": scores.pce,
+            "val_dice": scores.dice,
+            "learning_rate": learning_rate(self.settings, memory.epoch),
+            "refreshed": int(refreshed),
+            "best": int(memory.best_epoch == memory.epoch),
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+        memory.history.append(row)
+        return row
+
+    def _train(self) -> tuple[float, float]:
+        """One pass; mean of the two loss terms."""
+        epoch, count = self.memory.epoch, len(self.data.train)
+        rate, steps = learning_rate(self.settings, epoch), self.loader.steps(count)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        total = np.zeros(2)
+        self.model.train()
+        with _seeded(self.settings.seed, epoch, self.loader.device) as rng:
+            for step, batch in enumerate(self.loader.epoch(self.data.train, self.method, rng), start=1):
+                total += self._step(batch, rate)
+                done = (epoch - 1) * steps + step
+                self._report(Progress(self._item, "train", done, self.settings.epochs * steps))
+        return float(total[0] / steps), float(total[1] / steps)
+
+    def _step(self, batch: Batch, rate: float) -> tuple[float, float]:
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.loader.device.type, enabled=self._half):
+            losses = self.method.loss(self.model, batch)
+        loss = losses.points + self.settings.kl_weight * losses.second
+        if not torch.isfinite(loss):
+            raise NumericsError(
+                f"the loss is {loss.item()} in epoch {self.memory.epoch} at a learning rate of {rate:g}",
+                remedy="use a lower learning rate",
+            )
+        scaled: Tensor = self._scaler.scale(loss)
+        torch.autograd.backward(scaled)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self.method.after_step(self.model)
+        return losses.points.item(), losses.second.item()
+
+    def validate(self) -> Scores:
+        """Partial cross-entropy and Dice of the validation windows, in evaluation mode."""
+        losses, dices = [np.zeros(0)], []
+        for sample in self.data.validation:
+            data = self.loader.cache.get(sample)
+            logits, labels = self.logits(sample), torch.from_numpy(label_map(sample, data.valid))
+            known = labels >= 0
+            wanted = labels[known].to(logits.dtype)
+            losses.append(F.binary_cross_entropy_with_logits(logits[known], wanted, reduction="none").double().numpy())
+            if (truth := truth_map(data)).max() >= 0:
+                dices.append(dice(logits.numpy()[truth >= 0] > 0, truth[truth >= 0] == 1))
+        return Scores(float(np.concatenate(losses).mean()), float(np.mean(dices)) if dices else None)
+
+    @torch.no_grad()
+    def logits(self, sample: Sample) -> Tensor:
+        """Logits (h, w) of a window, on the CPU."""
+        self.model.eval()
+        logits: Tensor = self.model(self.loader.scene(sample).inputs)[0]
+        return logits[0, 0].float().cpu()
+
+    def _ask_teacher(self, pce: float) -> bool:
+        memory = self.memory
+        if not self.method.has_teacher or memory.epoch < self.settings.warmup_epochs or pce >= memory.teacher_pce:
+            return False
+        memory.teacher_pce, memory.teacher_epoch = pce, memory.epoch
+        self.model.eval()
+        self.method.refresh(self.model, (self.loader.scene(sample) for sample in self._told("teacher")))
+        return True
+
+    def _told(self, stage: str) -> Iterator[Sample]:
+        for done, sample in enumerate(self.data.train):
+            self._report(Progress(self._item, stage, done, len(self.data.train)))
+            yield sample
+        self._report(Progress(self._item, stage, len(self.data.train), len(self.data.train)))
+
+    def state(self) -> dict[str, Any]:
+        """Everything the next epoch depends on."""
+        return {
+            "version": VERSION,
+            "settings": trained_settings(self.recipe),
+            "digest": self.data.digest,
+            "memory": asdict(self.memory),
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "method": dict(self.method.state()),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.memory = Memory(**state["memory"])
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.method.load_state(state["method"])
+
+
+def learning_rate(settings: TrainingSettings, epoch: int) -> float:
+    """Learning rate of an epoch, the first being 1; the cosine reaches zero after the last."""
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / settings.epochs))
+
+
+def _new_model(data: TrainingSet, recipe: Recipe, loader: Loader) -> SegmentationModel:
+    with _seeded(recipe.training.seed, 0, torch.device("cpu")):
+        model = build_model(data.facts["in_channels"], recipe)
+    model.set_statistics(*feature_statistics(data.train, loader))
+    return model
+
+
+def feature_statistics(samples: Sequence[Sample], loader: Loader) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (c,) over the valid cells of windows, each in memory once."""
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    for sample in samples:
+        data = loader.cache.get(sample)
+        values = data.inputs()[:, data.valid].astype(np.float64)
+        count, total, squares = count + values.shape[1], total + values.sum(axis=1), squares + (values**2).sum(axis=1)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
+
+
+@contextmanager
+def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[np.random.Generator]:
+    """Random numbers of one epoch, numpy's and torch's; torch's global state is put back afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        sequence = np.random.SeedSequence([seed, epoch])
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+        yield np.random.default_rng(sequence)

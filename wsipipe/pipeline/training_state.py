@@ -1,0 +1,78 @@
+"""What a training run remembers between epochs, and whether it may go on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wsipipe.config import Recipe
+from wsipipe.errors import CheckpointError
+
+VERSION = 1
+
+
+@dataclass
+class Memory:
+    """Figures that the next epoch depends on.
+
+    Parameters
+    ----------
+    epoch : int
+        Epochs finished.
+    best_epoch : int
+        The one whose model is the checkpoint; 0 before the first.
+    best_pce : float
+        Its validation partial cross-entropy, the lowest so far.
+    teacher_epoch : int
+        Epoch after which the teacher was last asked; 0 before.
+    teacher_pce : float
+        Validation partial cross-entropy then, the lowest since the warm-up.
+    history : list of dict
+        One row of figures per epoch.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_pce: float = math.inf
+    teacher_epoch: int = 0
+    teacher_pce: float = math.inf
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def trained_settings(recipe: Recipe) -> dict[str, Any]:
+    """Pick the settings that make a run what it is, by "section.name": all but those of prediction, and its length.
+
+    More epochs at a constant learning rate continue a run; a schedule depends on their number.
+    """
+    plain = recipe.model_dump(mode="json")
+    sections = ("tile", "encoder", "network", "cvm", "training")
+    settings = {f"{section}.{name}": value for section in sections for name, value in plain[section].items()}
+    if recipe.training.schedule == "constant":
+        del settings["training.epochs"]
+    return settings
+
+
+def check_same_run(state: Mapping[str, Any], recipe: Recipe, digest: str, *, path: Path) -> None:
+    """Refuse to go on with a run of other settings or another training set.
+
+    Raises
+    ------
+    CheckpointError
+        They differ; a setting that does is named with both values.
+    """
+    remedy = "use another run folder, or --force to begin this one anew"
+    if state.get("version") != VERSION:
+        raise CheckpointError(
+            f"holds a training state of version {state.get('version')}, not {VERSION}", path=path, remedy=remedy
+        )
+    now, before = trained_settings(recipe), state["settings"]
+    for name in sorted({*now, *before}):
+        if now.get(name) != before.get(name):
+            raise CheckpointError(
+                f"was trained with {name} = {before.get(name)}, now it is {now.get(name)}", path=path, remedy=remedy
+            )
+    if state["digest"] != digest:
+        raise CheckpointError("was trained on other slides, points, masks or features", path=path, remedy=remedy)
