@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from wsipipe.config import EncoderSettings
 from wsipipe.errors import ConfigError
 from wsipipe.models.encoders import ENCODERS, build_encoder
-from wsipipe.models.resnet import IMAGENET_MEAN, IMAGENET_STD, build_resnet
+from wsipipe.models.resnet import build_resnet
+from wsipipe.models.stem import IMAGENET_MEAN, IMAGENET_STD
 
 
 @pytest.fixture(scope="module")

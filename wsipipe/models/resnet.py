@@ -12,12 +12,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsipipe.errors import ConfigError
 from wsipipe.models.receptive_field import main_path, receptive_field
+from wsipipe.models.stem import Stem
 from wsipipe.models.weights import read_weights, weights_digest
 
 RESNETS = ("resnet18", "resnet34", "resnet50")
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-_TO_LAYER3 = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3")
 
 
 class ResNetEncoder(nn.Module):
@@ -26,7 +24,7 @@ class ResNetEncoder(nn.Module):
     Parameters
     ----------
     body : Module
-        (n, 3, h, w) float32 normalised -> (n, dim) or (n, dim, h / stride, w / stride).
+        (n, h, w, 3) uint8 -> (n, dim) or (n, dim, h / stride, w / stride) float32.
     name : str
         As the settings have it.
     kind : str
@@ -57,19 +55,16 @@ class ResNetEncoder(nn.Module):
         self.name, self.dim = name, dim
         self.kind: str = kind
         self.stride_px, self.halo_px, self.weights_digest = stride_px, halo_px, weights_digest
-        std = torch.tensor(IMAGENET_STD)
-        self.register_buffer("gain", (1 / (255 * std)).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("shift", (-torch.tensor(IMAGENET_MEAN) / std).view(1, 3, 1, 1), persistent=False)
-
-    gain: Tensor
-    shift: Tensor
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features of (n, h, w, 3) uint8 pixels on the encoder's device, with a graph where one is asked for."""
-        # (n, h, w, 3) seen as (n, 3, h, w) is channels-last already: no copy but the one to float.
-        x = pixels.permute(0, 3, 1, 2).to(torch.float32).mul_(self.gain).add_(self.shift)
-        features: Tensor = self.body(x)
+        features: Tensor = self.body(pixels)
         return features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     @torch.inference_mode()
     def encode(self, batch: Tensor) -> Tensor:
@@ -85,7 +80,7 @@ class ResNetEncoder(nn.Module):
         Tensor
             float32 on the encoder's device. Patch: (n, dim). Dense: (n, dim, h / stride, w / stride).
         """
-        return self.forward(batch.to(self.gain.device, non_blocking=True))
+        return self.forward(batch.to(self.device, non_blocking=True))
 
 
 def build_resnet(
@@ -161,7 +156,7 @@ def fold_batch_norms(net: nn.Module) -> None:
 
 
 def _patch_body(net: nn.Module) -> nn.Module:
-    return nn.Sequential(*_parts(net, *_TO_LAYER3, "layer4", "avgpool"), nn.Flatten(1))
+    return nn.Sequential(*_to_layer3(net), net.get_submodule("layer4"), net.get_submodule("avgpool"), nn.Flatten(1))
 
 
 def _dense_body(net: nn.Module, stride_px: int) -> nn.Module:
@@ -170,11 +165,14 @@ def _dense_body(net: nn.Module, stride_px: int) -> nn.Module:
         raise ConfigError(
             f"a dense ResNet map cannot have a stride of {stride_px} px", remedy="use --stride 16, 32, 64 or 128"
         )
-    return nn.Sequential(*_parts(net, *_TO_LAYER3), *([nn.AvgPool2d(pooling)] if pooling > 1 else []))
+    return nn.Sequential(*_to_layer3(net), *([nn.AvgPool2d(pooling)] if pooling > 1 else []))
 
 
-def _parts(net: nn.Module, *names: str) -> list[nn.Module]:
-    return [net.get_submodule(name) for name in names]
+def _to_layer3(net: nn.Module) -> list[nn.Module]:
+    conv, norm, pool = (net.get_submodule(name) for name in ("conv1", "bn1", "maxpool"))
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(pool, nn.MaxPool2d)
+    return [Stem(conv, norm, pool), *(net.get_submodule(f"layer{i}") for i in (1, 2, 3))]
 
 
 def _width(stage: nn.Module) -> int:

@@ -16,12 +16,14 @@ from wsipipe.config import Recipe
 from wsipipe.errors import ConfigError, TissueError
 from wsipipe.models.devices import pick_device
 from wsipipe.models.encoders import Encoder, build_encoder
+from wsipipe.numerics.tissue import Tissue
 from wsipipe.pipeline.feature_plan import feature_path, plan_map
 from wsipipe.pipeline.layouts import Block, DenseLayout, Layout, PatchLayout
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.pixel_source import PixelSource
 from wsipipe.pipeline.read_ahead import read_ahead
-from wsipipe.pipeline.tissue import find_tissue
+from wsipipe.pipeline.tile import kept_cells
+from wsipipe.pipeline.tissue_reuse import tissue_for
 from wsipipe.progress import Progress, Report, silent
 from wsipipe.slides import MppView, SlideEntry, open_slide
 from wsipipe.store.feature_map import FeatureMapInfo, FeatureMapWriter, is_finished
@@ -85,22 +87,22 @@ def extract_slide(
         info = plan_map(entry, view, recipe, dim=encoder.dim, weights_digest=encoder.weights_digest)
         if not force and is_finished(path, info):
             return SlideOutcome(entry.key, "skipped", "feature map is up to date", (path,))
-        layout = _layout(view, info, recipe, encoder)
+        tissue = tissue_for(entry, view, out, recipe.tile)
+        layout = _layout(tissue, info, recipe, encoder, path=entry.path)
         with FeatureMapWriter.open(path, info, block=layout.block_cells) as writer:
             message = _fill(writer, layout, view, encoder, threads=reading_threads(target), report=report)
             writer.finish()
     return SlideOutcome(entry.key, "done", message, (path,))
 
 
-def _layout(view: MppView, info: FeatureMapInfo, recipe: Recipe, encoder: Encoder) -> Layout:
-    tissue = find_tissue(view.reader, recipe.tile.tissue)
+def _layout(tissue: Tissue, info: FeatureMapInfo, recipe: Recipe, encoder: Encoder, *, path: Path) -> Layout:
     if info.kind == "dense":
         return DenseLayout(info.grid, tissue, stride_px=encoder.stride_px, halo_px=encoder.halo_px)
-    kept = tissue.fraction(info.grid) >= recipe.tile.min_tissue
+    kept = kept_cells(tissue, info.grid, recipe.tile)
     if not kept.any():
         raise TissueError(
             f"no patch has a tissue fraction of {recipe.tile.min_tissue:g}",
-            path=view.reader.path,
+            path=path,
             remedy="lower min_tissue or the patch size",
         )
     return PatchLayout(info.grid, kept, patch_px=recipe.tile.patch_size_px, stride_px=info.stride_px)

@@ -10,6 +10,7 @@ from typing import Any
 
 from wsipipe.config import Recipe
 from wsipipe.geometry import CellGrid
+from wsipipe.pipeline.tile import REVISION as TILE_REVISION
 from wsipipe.pipeline.tile import patch_grid
 from wsipipe.slides import MppView, SlideEntry, slide_identity
 from wsipipe.store.feature_map import FeatureMapInfo
@@ -86,7 +87,7 @@ def relevant_settings(recipe: Recipe) -> dict[str, Any]:
         del encoder[key]
     if encoder["kind"] == "dense":
         tile = {key: tile[key] for key in ("mpp", "tissue")}
-    return {"revision": REVISION, "tile": tile, "encoder": encoder}
+    return {"revision": [REVISION, TILE_REVISION], "tile": tile, "encoder": encoder}
 
 
 def _digest(settings: dict[str, Any]) -> str:
