@@ -7,7 +7,7 @@ from shapely.geometry import shape
 
 from slidemaker import write_slide
 from wsipipe.config import TileSettings, TissueSettings
-from wsipipe.errors import ResolutionError, TissueError
+from wsipipe.errors import ResolutionError, StoreError, TissueError
 from wsipipe.geometry import CellGrid, Region
 from wsipipe.numerics.tissue import Tissue
 from wsipipe.pipeline.tile import TilePaths, kept_cells, patch_corners, patch_grid, tile_slide
@@ -226,6 +226,12 @@ def test_no_patch_with_enough_tissue(entry, tmp_path):
     with pytest.raises(TissueError, match=r"no patch has a tissue fraction of 0\.9 \(lower min_tissue"):
         tile_slide(entry, tmp_path / "out", settings)
     assert not (tmp_path / "out").exists()
+
+
+def test_output_that_cannot_be_written(entry, tmp_path):
+    (tmp_path / "tiles").write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match=r"tissue\.h5: cannot be written: .*choose another"):
+        tile_slide(entry, tmp_path, SETTINGS)
 
 
 def test_fluorescence_is_refused(shared, tmp_path):

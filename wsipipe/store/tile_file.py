@@ -30,6 +30,7 @@ from wsipipe.errors import GeometryError, NumericsError, StoreError
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.tissue import Tissue
 from wsipipe.store.atomic import atomic_path
+from wsipipe.store.hdf5 import new_hdf5
 
 FILE_TYPE, FILE_VERSION = "wsipipe.tiles", 1
 _REMEDY = "delete it and run `wsipipe tile` again"
@@ -119,7 +120,7 @@ def write_tile_file(path: Path, tiles: TileFile) -> None:
     coords = np.asarray(tiles.coords)
     if coords.ndim != 2 or coords.shape[1] != 2 or not np.issubdtype(coords.dtype, np.integer):
         raise StoreError(f"coordinates are (n, 2) whole numbers, got {coords.shape} {coords.dtype}", path=path)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, new_hdf5(temporary) as file:
         file.attrs.update(_root_attributes(tiles.info))
         chunks = (min(_CHUNK, max(1, len(coords))), 2)
         data = file.create_dataset("coords", data=coords.astype(np.int64), maxshape=(None, 2), chunks=chunks)
