@@ -81,8 +81,11 @@ def _expand(path: Path, mpp: float | None) -> Iterable[SlideEntry]:
 
 
 def _folder(folder: Path) -> list[Path]:
-    found = [file for file in folder.iterdir() if not file.name.startswith(".") and _is_slide(file)]
-    return sorted([folder, *found] if dicom_files(folder) else found)
+    try:
+        found = [file for file in folder.iterdir() if not file.name.startswith(".") and _is_slide(file)]
+        return sorted([folder, *found] if dicom_files(folder) else found)
+    except OSError as error:
+        raise SlideError(f"cannot be listed: {error.strerror}", path=error.filename or folder) from error
 
 
 def _is_slide(path: Path) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import openslide
 from numpy.typing import NDArray
@@ -74,15 +72,6 @@ class OpenSlideReader(LazyReader[openslide.OpenSlide]):
         except (openslide.OpenSlideError, OSError) as error:
             raise self._damaged(part, level, error) from error
         return to_rgb(np.asarray(image))
-
-
-def openslide_objection(path: Path) -> str | None:
-    """Why OpenSlide does not take a file for a slide, in a few words; None where it does."""
-    try:
-        vendor = openslide.OpenSlide.detect_format(main_file(path))
-    except (openslide.OpenSlideError, OSError) as error:
-        return _one_line(error)
-    return "unknown format" if vendor is None else None
 
 
 def _blocks(part: Region) -> list[Region]:

@@ -21,7 +21,7 @@ def to_rgb(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     Returns
     -------
     (h, w, 3) uint8 array
-        Transparent parts are white.
+        Transparent parts are white. Always a copy, and writable.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def to_rgb(pixels: NDArray[Any]) -> NDArray[np.uint8]:
         raise ValueError(f"{channels} channels are neither grey nor RGB")
     colour = samples[..., : channels - 1] if channels in (2, 4) else samples
     colour = _on_white(colour, samples[..., -1:]) if channels in (2, 4) else colour
-    return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
+    return np.array(np.broadcast_to(colour, (*colour.shape[:2], 3)), order="C")
 
 
 def white(height: int, width: int) -> NDArray[np.uint8]:

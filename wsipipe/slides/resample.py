@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_BAND_PX = 256
+
 
 @dataclass(frozen=True)
 class Taps:
@@ -68,9 +70,20 @@ def resample(source: NDArray[np.uint8], rows: Taps, cols: Taps) -> NDArray[np.ui
     -------
     (n rows, n cols, 3) uint8 array
     """
-    high = _along_first(rows, source.astype(np.float32))
+    high = np.concatenate([_along_first(part, _rows(source, part, rows.start)) for part in _bands(rows)])
     wide = _along_first(cols, high.transpose(1, 0, 2))
-    return np.rint(wide).astype(np.uint8).transpose(1, 0, 2)
+    return np.ascontiguousarray(np.rint(wide).astype(np.uint8).transpose(1, 0, 2))
+
+
+def _bands(taps: Taps) -> list[Taps]:
+    """Cut output px into runs that need about `_BAND_PX` source px: floats of all of them would take the memory."""
+    step = max(1, len(taps.index) * _BAND_PX // (taps.stop - taps.start))
+    starts = range(0, len(taps.index), step)
+    return [Taps(taps.index[at : at + step], taps.weight[at : at + step]) for at in starts]
+
+
+def _rows(source: NDArray[np.uint8], part: Taps, start: int) -> NDArray[np.float32]:
+    return source[part.start - start : part.stop - start].astype(np.float32)
 
 
 def _along_first(taps: Taps, source: NDArray[np.float32]) -> NDArray[np.float32]:

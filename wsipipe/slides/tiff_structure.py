@@ -18,7 +18,7 @@ from wsipipe.errors import SlideError
 
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
-_STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS, _SUB_IFDS = 273, 279, 324, 325, 330
+_STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS, _SUB_IFDS, _NDPI = 273, 279, 324, 325, 330, 65420
 _CLASSIC_LIMIT = 1 << 32
 
 
@@ -100,6 +100,9 @@ def _directory(file: BinaryIO, offset: int, layout: _Layout) -> list[int]:
         values[tag] = value
     _check_data(values, _STRIP_OFFSETS, _STRIP_COUNTS, layout.size)
     _check_data(values, _TILE_OFFSETS, _TILE_COUNTS, layout.size)
+    if _NDPI in values:
+        # Hamamatsu's pointer to the next directory has 8 bytes; upper halves of all values, 4 bytes each, follow it.
+        _bytes(file, start + len(table), 8 + 4 * count, layout.size)
     following = _one(file, start + len(table), layout.offset, layout.size)
     return [following, *(int(offset) for offset in values.get(_SUB_IFDS, ()))]
 
