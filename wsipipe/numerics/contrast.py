@@ -71,7 +71,7 @@ def contrast_map(
     if not len(outside):
         vectors = np.concatenate([vectors, np.zeros((1, vectors.shape[1]), np.float32)])
     correlation = np.empty((len(vectors), *shape), np.float32)
-    for rows, unit in unit_features(features):
+    for rows, unit in unit_features(features, beside=len(vectors)):
         correlation[:, rows] = similarity(vectors, unit)
     contrast = _mean_contrast(correlation[: len(inside)], correlation[len(inside) :], eta, valid)
     contrast[~vectors[: len(inside)].any(axis=1)] = 0
@@ -98,17 +98,17 @@ def _mean_contrast(
 def _contrast(difference: NDArray[np.float32], valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
     """N(ReLU(d)^2), in place; 0 where d hardly varies."""
     where = True if valid is None else valid
-    low = max(0.0, float(difference.min(where=where, initial=np.inf)))
-    high = max(0.0, float(difference.max(where=where, initial=-np.inf)))
+    low = np.maximum(difference.min(where=where, initial=np.inf), np.float32(0))
+    high = np.maximum(difference.max(where=where, initial=-np.inf), np.float32(0))
     if high - low < FLAT:
         difference[:] = 0
         return difference
     # Squaring keeps the order, so the range of the squares is that of the clipped differences, squared.
     np.clip(difference, low, high, out=difference)
     np.square(difference, out=difference)
-    difference -= np.float32(low**2)
-    difference /= np.float32(high**2 - low**2)
-    return np.clip(difference, 0, 1, out=difference)
+    difference -= low * low
+    difference /= high * high - low * low
+    return difference
 
 
 def _check(inside: NDArray[np.int64], eta: float, valid: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from wsipipe.errors import NumericsError
 
-CHUNK_VALUES = 1 << 22  # feature values taken in hand at once: 16 MiB in float32
+CHUNK_VALUES = 1 << 20  # values taken in hand at once: 4 MiB in float32
 
 
 def correlation_maps(features: NDArray[np.floating], points: ArrayLike, *, prototype: int = 3) -> NDArray[np.float32]:
@@ -38,7 +38,7 @@ def correlation_maps(features: NDArray[np.floating], points: ArrayLike, *, proto
     check_features(features)
     vectors = prototypes(features, check_points(points, features.shape[:2]), side=prototype)
     out = np.empty((len(vectors), *features.shape[:2]), np.float32)
-    for rows, unit in unit_features(features):
+    for rows, unit in unit_features(features, beside=len(vectors)):
         out[:, rows] = similarity(vectors, unit)
     return out
 
@@ -73,10 +73,13 @@ def prototypes(features: NDArray[np.floating], points: NDArray[np.int64], *, sid
     return _unit(np.reshape(means, (len(means), features.shape[2])))
 
 
-def unit_features(features: NDArray[np.floating]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Rows of a feature map, a few at a time, scaled to unit length (0 stays 0): (slice, (r, cols, dim) float32)."""
+def unit_features(features: NDArray[np.floating], *, beside: int = 0) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Rows of a feature map, a few at a time, scaled to unit length (0 stays 0): (slice, (r, cols, dim) float32).
+
+    `beside` is the number of values that the caller keeps for each cell in hand.
+    """
     rows, cols, dim = features.shape
-    step = max(1, CHUNK_VALUES // (cols * dim))
+    step = max(1, CHUNK_VALUES // (cols * (dim + beside)))
     for first in range(0, rows, step):
         band = slice(first, min(first + step, rows))
         yield band, _unit(features[band])

@@ -13,11 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from wsipipe.errors import NumericsError
 from wsipipe.numerics.contrast import check_valid, contrast_map
+from wsipipe.numerics.energy import region_means
 from wsipipe.numerics.solvers.differences import OFFSETS, Neighbourhood
 from wsipipe.numerics.solvers.problem import Backend, Limits, Problem, Solution, Start, Status
+from wsipipe.numerics.solvers.pyramid import solve_coarse_to_fine
 from wsipipe.numerics.solvers.two_means import two_means
 
 BackendName = Literal["auto", "reference", "compiled"]
+
+# Squares of z and 1 / (c1 - c2)^2 have to stay well inside the range of float32.
+SMALLEST_RANGE, LARGEST_VALUE = 1e-12, 1e12
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ def solve_cvm(
     backend: BackendName = "auto",
     neighbourhood: Neighbourhood = "crofton",
     max_iter: int = 1000,
+    levels: int = 0,
     threads: int | None = None,
     keep_dual: bool = False,
 ) -> CvmResult:
@@ -128,6 +134,8 @@ def solve_cvm(
         forward differences favour one diagonal and change about 1% of a mask under a flip.
     max_iter : int
         Iterations after which a map is given up as "capped".
+    levels : int
+        Coarse to fine: number of halvings of the map that are solved first; see `wsipipe.numerics.solvers.pyramid`.
     threads : int, optional
         Maps solved at a time; by default one per processor. The result does not depend on it.
     keep_dual : bool
@@ -143,13 +151,14 @@ def solve_cvm(
         Wrong shapes or types, values that are not finite on valid cells, impossible settings.
     """
     _check_maps(z, valid)
-    _check_settings(lam_rel=lam_rel, beta=beta, tol=tol, max_iter=max_iter, neighbourhood=neighbourhood)
+    _check_settings(lam_rel=lam_rel, beta=beta, tol=tol, max_iter=max_iter, levels=levels, neighbourhood=neighbourhood)
     count = len(z)
     lams = None if lam is None else _per_map("lam", lam, count)
     pairs = None if means is None else _means(means, count)
     starts = _initial(init, z.shape, neighbourhood)
     engine = _backend(backend)
     limits = Limits(tol=tol, max_iter=max_iter, fixed_means=means is not None)
+    model = _Model(lam_rel=lam_rel, beta=beta, neighbourhood=neighbourhood, levels=levels)
 
     def one(index: int) -> tuple[Solution, float]:
         task = _Task(
@@ -159,13 +168,23 @@ def solve_cvm(
             means=None if pairs is None else (float(pairs[0][index]), float(pairs[1][index])),
             init=starts[index],
         )
-        return task.solve(engine, limits, lam_rel=lam_rel, beta=beta, neighbourhood=neighbourhood)
+        return task.solve(engine, model, limits)
 
     workers = min(count, threads or os.cpu_count() or 1)
     if workers == 1:
         return _gathered([one(index) for index in range(count)], keep_dual=keep_dual)
     with ThreadPoolExecutor(workers) as pool:
         return _gathered(list(pool.map(one, range(count))), keep_dual=keep_dual)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What all maps of one call share."""
+
+    lam_rel: float
+    beta: float
+    neighbourhood: Neighbourhood
+    levels: int
 
 
 Initial = tuple[NDArray[np.float32], NDArray[np.float32] | None]
@@ -181,25 +200,27 @@ class _Task:
     means: tuple[float, float] | None
     init: Initial | None
 
-    def solve(
-        self, engine: Backend, limits: Limits, *, lam_rel: float, beta: float, neighbourhood: Neighbourhood
-    ) -> tuple[Solution, float]:
+    def solve(self, engine: Backend, model: _Model, limits: Limits) -> tuple[Solution, float]:
+        """Solution and the lambda used."""
         where = True if self.valid is None else self.valid
         low, high = float(self.z.min(where=where, initial=np.inf)), float(self.z.max(where=where, initial=-np.inf))
-        if low == high:
-            return self._constant(low, neighbourhood)
+        if high - low < SMALLEST_RANGE:
+            return self._constant(low, model.neighbourhood)
         parts = self.means or two_means(lambda t: engine.split(self.z, t, self.valid), low=low, high=high)
-        lam = lam_rel / (parts[0] - parts[1]) ** 2 if self.lam is None else self.lam
-        g = engine.edge_weights(self.z, beta=beta, valid=self.valid)
-        problem = Problem(self.z, g, lam, neighbourhood, self.valid)
-        return engine.solve(problem, self._start(parts), limits), lam
+        lam = model.lam_rel / (parts[0] - parts[1]) ** 2 if self.lam is None else self.lam
+        g = engine.edge_weights(self.z, beta=model.beta, valid=self.valid)
+        problem = Problem(self.z, g, lam, model.neighbourhood, self.valid)
+        return solve_coarse_to_fine(engine, problem, self._start(parts), limits, levels=model.levels), lam
 
     def _start(self, parts: tuple[float, float]) -> Start:
         if self.init is None:
             u = (self.z > np.float32((parts[0] + parts[1]) / 2)).astype(np.float32)
             return Start(_only(u, self.valid), *parts)
-        u, dual = self.init
-        return Start(_only(u, self.valid), *parts, dual=dual)
+        u, dual = _only(self.init[0], self.valid), self.init[1]
+        c1, c2 = region_means(self.z, u, self.valid)
+        if self.means is not None or not c1 > c2:  # nothing is inside, or nothing outside, or they are upside down
+            c1, c2 = parts
+        return Start(u, c1, c2, dual=dual)
 
     def _constant(self, value: float, neighbourhood: Neighbourhood) -> tuple[Solution, float]:
         """Nothing stands out: u = 0 with both means at the only value there is, and no energy."""
@@ -226,6 +247,7 @@ def variational_segmentation(
     backend: BackendName = "auto",
     neighbourhood: Neighbourhood = "crofton",
     max_iter: int = 1000,
+    levels: int = 0,
     threads: int | None = None,
     keep_dual: bool = False,
 ) -> VariationalSegmentation:
@@ -239,7 +261,7 @@ def variational_segmentation(
         Cells (row, col) inside and outside the target.
     eta, prototype
         See `wsipipe.numerics.contrast.contrast_map`.
-    lam, lam_rel, beta, tol, init, backend, neighbourhood, max_iter, threads, keep_dual
+    lam, lam_rel, beta, tol, init, backend, neighbourhood, max_iter, levels, threads, keep_dual
         See `solve_cvm`.
     valid : (rows, cols) bool array, optional
         Cells that count in all steps; u is 0 on the others.
@@ -265,6 +287,7 @@ def variational_segmentation(
         backend=backend,
         neighbourhood=neighbourhood,
         max_iter=max_iter,
+        levels=levels,
         threads=threads,
         keep_dual=keep_dual,
     )
@@ -290,6 +313,9 @@ def _prepared(z: NDArray[np.floating], valid: NDArray[np.bool_] | None) -> NDArr
     single = _only(np.ascontiguousarray(z, np.float32), valid)
     if not np.isfinite(single).all():
         raise NumericsError("z holds values that are not finite (NaN or infinite)")
+    largest = max(float(single.max()), -float(single.min()))
+    if largest > LARGEST_VALUE:
+        raise NumericsError(f"z holds values as large as {largest:g}", remedy="scale it to [0, 1]")
     return single
 
 
@@ -299,7 +325,7 @@ def _backend(name: BackendName) -> Backend:
         from wsipipe.numerics.solvers import reference
 
         return reference
-    if name in ("auto", "compiled"):
+    if name in ("auto", "compiled"):  # compiled is best at every size
         from wsipipe.numerics.solvers import compiled
 
         return compiled
@@ -330,7 +356,7 @@ def _check_maps(z: NDArray[np.floating], valid: NDArray[np.bool_] | None) -> Non
     check_valid(valid, z.shape[1:])
 
 
-def _check_settings(*, lam_rel: float, beta: float, tol: float, max_iter: int, neighbourhood: str) -> None:
+def _check_settings(*, lam_rel: float, beta: float, tol: float, max_iter: int, levels: int, neighbourhood: str) -> None:
     if not (np.isfinite(lam_rel) and lam_rel > 0):
         raise NumericsError(f"lam_rel is positive, got {lam_rel}")
     if not (np.isfinite(beta) and beta >= 0):
@@ -339,6 +365,8 @@ def _check_settings(*, lam_rel: float, beta: float, tol: float, max_iter: int, n
         raise NumericsError(f"tol lies in (0, 1), got {tol}")
     if max_iter < 1:
         raise NumericsError(f"max_iter is at least 1, got {max_iter}")
+    if levels < 0:
+        raise NumericsError(f"levels is 0 or more, got {levels}")
     if neighbourhood not in OFFSETS:
         raise NumericsError(f"there is no neighbourhood {neighbourhood!r}", remedy=" or ".join(OFFSETS))
 

@@ -70,7 +70,8 @@ class CompiledStepper:
         self.valid = problem.valid
         tau, sigma = STEPS[self.kind]
         self.steps = (np.float32(tau), np.float32(sigma), np.float32(RHO))
-        self.z_scale = _scale(problem.z.size, max(1.0, abs(low), abs(high)))
+        self.mass_scale = _scale(problem.z.size, 1.0)
+        self.z_scale = _scale(problem.z.size, max(abs(low), abs(high)))
 
     def advance(self, c1: float, c2: float, iterations: int) -> None:
         """Do primal-dual iterations for fixed means."""
@@ -88,9 +89,11 @@ class CompiledStepper:
         largest = max(abs(float(a) * self.low + float(b)), abs(float(a) * self.high + float(b)))
         scale = _scale(self.z.size, largest + LARGEST_SLOPE)
         sums: Callable[..., Any] = kernels.crofton_sums if self.kind == "crofton" else kernels.isotropic_sums
-        mass, weighted, fit, dual, total, length = sums(self.u, self.z, self.g, self.p, force, (self.z_scale, scale))
+        mass, weighted, fit, dual, total, length = sums(
+            self.u, self.z, self.g, self.p, force, (self.mass_scale, self.z_scale, scale)
+        )
         return Measures(
-            mass=mass / self.z_scale,
+            mass=mass / self.mass_scale,
             weighted=weighted / self.z_scale,
             primal=(length + fit) / scale,
             dual=dual / scale,

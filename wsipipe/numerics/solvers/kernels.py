@@ -160,17 +160,17 @@ def _crofton_adjoint(upper: NDArray[np.float32], here: NDArray[np.float32], out:
 
 @compiled
 def _sum_row(
-    u: Plane, z: Plane, g: Plane, adjoint: Row, i: int, force: tuple[F32, F32], scales: tuple[float, float]
+    u: Plane, z: Plane, g: Plane, adjoint: Row, i: int, force: tuple[F32, F32], scales: tuple[float, float, float]
 ) -> tuple[Sum, Sum, Sum, Sum, Sum]:
     """Sum up row i, fixed: w, z w, f w, min(0, f + adjoint), |f| with w = u clipped to [0, 1]."""
     mass, weighted, fit, bound, total = np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-    (a, b), (z_scale, f_scale) = force, scales
+    (a, b), (mass_scale, z_scale, f_scale) = force, scales
     for j in range(1, u.shape[1] - 1):
         counts, value = g[i, j] > ZERO, z[i, j]
         w = _unit(u[i, j]) if counts else ZERO
         f = a * value + b if counts else ZERO
         slope = f + adjoint[j]
-        mass += np.int64(z_scale * w)
+        mass += np.int64(mass_scale * w)
         weighted += np.int64(z_scale * value * w)
         fit += np.int64(f_scale * (f * w))
         bound += np.int64(f_scale * (slope if slope < ZERO else ZERO))
@@ -185,16 +185,16 @@ def crofton_sums(
     g: Plane,
     p: NDArray[np.float32],
     force: tuple[F32, F32],
-    scales: tuple[float, float],
+    scales: tuple[float, float, float],
 ) -> tuple[Sum, Sum, Sum, Sum, Sum, Sum]:
-    """Sum up the map, fixed: w, z w (both times scales[0]); f w, dual value, |f|, length (times scales[1])."""
+    """Sum up the map, fixed: w, z w (times scales[0] and [1]); f w, dual value, |f|, length (times scales[2])."""
     cols = u.shape[1]
     feasible, adjoint = np.zeros((2, len(p), cols), np.float32), np.zeros(cols, np.float32)
     mass, weighted, fit, bound, total = np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     length = np.int64(0)
     for i in range(1, u.shape[0] - 1):
         here, upper = feasible[i & 1], feasible[1 - (i & 1)]
-        length += _crofton_feasible(u, g, p, here, i, scales[1])
+        length += _crofton_feasible(u, g, p, here, i, scales[2])
         _crofton_adjoint(upper, here, adjoint)
         m, s, f, d, t = _sum_row(u, z, g, adjoint, i, force, scales)
         mass, weighted, fit, bound, total = mass + m, weighted + s, fit + f, bound + d, total + t
@@ -296,7 +296,7 @@ def isotropic_sums(
     g: Plane,
     p: NDArray[np.float32],
     force: tuple[F32, F32],
-    scales: tuple[float, float],
+    scales: tuple[float, float, float],
 ) -> tuple[Sum, Sum, Sum, Sum, Sum, Sum]:
     """Sum up the map, fixed; see `crofton_sums`."""
     cols = u.shape[1]
@@ -305,7 +305,7 @@ def isotropic_sums(
     length = np.int64(0)
     for i in range(1, u.shape[0] - 1):
         here, upper = feasible[i & 1], feasible[1 - (i & 1)]
-        length += _isotropic_feasible(u, g, p, here, i, scales[1])
+        length += _isotropic_feasible(u, g, p, here, i, scales[2])
         _isotropic_adjoint(upper, here, adjoint)
         m, s, f, d, t = _sum_row(u, z, g, adjoint, i, force, scales)
         mass, weighted, fit, bound, total = mass + m, weighted + s, fit + f, bound + d, total + t
