@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import uuid
 from collections.abc import Iterator
@@ -58,6 +59,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
             # After a rename nothing is left to remove; a folder that cannot be searched holds nothing of ours.
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove temporary files that killed writers of `path` left; only for who holds the lock of `path`."""
+    for left in path.parent.glob(f".????????.{glob.escape(path.name)}"):
+        left.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 import zlib
 from collections.abc import Iterator
-from io import BufferedRandom
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,9 +84,8 @@ class Journal:
         payload = np.packbits(block.valid).tobytes() + block.vectors.tobytes()
         numbers = (block.i, block.j, len(block.vectors))
         with writing(self.path):
-            offset = self._file.seek(0, 2)
-            self._file.write(_HEADER.pack(_TAG, *numbers, _checksum(numbers, payload)) + payload)
-            self._file.flush()
+            offset = self._file.seek(0, os.SEEK_END)
+            self._write(_HEADER.pack(_TAG, *numbers, _checksum(numbers, payload)) + payload, offset)
         self._offsets[block.i, block.j] = offset
 
     def __iter__(self) -> Iterator[Block]:
@@ -100,11 +100,22 @@ class Journal:
         """Close the file and keep it."""
         self._file.close()
 
-    def _open(self) -> BufferedRandom:
+    def _write(self, record: bytes, offset: int) -> None:
+        left = memoryview(record)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            # Half a record would hide those that follow.
+            self._file.truncate(offset)
+            raise
+
+    def _open(self) -> FileIO:
         head = self._head()
         if not self.path.exists() or not _starts_with(self.path, head):
             self.path.write_bytes(head)
-        self._file = self.path.open("r+b")
+        # Not buffered: what `append` has written survives the process.
+        self._file = FileIO(self.path, "r+")
         self._file.seek(len(head))
         self._scan()
         return self._file

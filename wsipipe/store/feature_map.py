@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from wsipipe.errors import GeometryError, NumericsError, StoreError
 from wsipipe.geometry import CellGrid
-from wsipipe.store.atomic import atomic_path
+from wsipipe.store.atomic import atomic_path, sweep, writing
 from wsipipe.store.feature_info import FILE_TYPE, FILE_VERSION, FeatureMapInfo, from_attributes, to_attributes
 from wsipipe.store.feature_journal import Block, Journal
 from wsipipe.store.hdf5 import new_hdf5
@@ -166,6 +166,8 @@ class FeatureMapWriter:
         lock = FileLock(path)
         lock.acquire()
         try:
+            with writing(path):
+                sweep(path)
             journal = Journal(path.with_name(path.name + ".partial"), info, block=block)
         except StoreError:
             lock.release()
