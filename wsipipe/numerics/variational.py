@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +20,8 @@ from wsipipe.numerics.solvers.pyramid import solve_coarse_to_fine
 from wsipipe.numerics.solvers.two_means import two_means
 
 BackendName = Literal["auto", "reference", "compiled"]
+Solved = tuple[Solution, float]  # with its lambda
+Initial = tuple[NDArray[np.float32], NDArray[np.float32] | None]  # u and dual variable to start from
 
 # Squares of z and 1 / (c1 - c2)^2 have to stay well inside the range of float32.
 SMALLEST_RANGE, LARGEST_VALUE = 1e-12, 1e12
@@ -151,16 +153,15 @@ def solve_cvm(
         Wrong shapes or types, values that are not finite on valid cells, impossible settings.
     """
     _check_maps(z, valid)
-    _check_settings(lam_rel=lam_rel, beta=beta, tol=tol, max_iter=max_iter, levels=levels, neighbourhood=neighbourhood)
     count = len(z)
+    model = _Model(lam_rel=lam_rel, beta=beta, neighbourhood=neighbourhood, levels=levels)
+    limits = Limits(tol=tol, max_iter=max_iter, fixed_means=means is not None)
     lams = None if lam is None else _per_map("lam", lam, count)
     pairs = None if means is None else _means(means, count)
     starts = _initial(init, z.shape, neighbourhood)
     engine = _backend(backend)
-    limits = Limits(tol=tol, max_iter=max_iter, fixed_means=means is not None)
-    model = _Model(lam_rel=lam_rel, beta=beta, neighbourhood=neighbourhood, levels=levels)
 
-    def one(index: int) -> tuple[Solution, float]:
+    def one(index: int) -> Solved:
         task = _Task(
             z=_prepared(z[index], valid),
             valid=valid,
@@ -170,11 +171,18 @@ def solve_cvm(
         )
         return task.solve(engine, model, limits)
 
+    return _gathered(_mapped(one, count, threads), keep_dual=keep_dual)
+
+
+def _mapped(work: Callable[[int], Solved], count: int, threads: int | None) -> list[Solved]:
+    """Do work on maps 0 to count - 1 in threads: the compiled loops run beside one another."""
+    if threads is not None and threads < 1:
+        raise NumericsError(f"threads is at least 1, got {threads}")
     workers = min(count, threads or os.cpu_count() or 1)
     if workers == 1:
-        return _gathered([one(index) for index in range(count)], keep_dual=keep_dual)
+        return [work(index) for index in range(count)]
     with ThreadPoolExecutor(workers) as pool:
-        return _gathered(list(pool.map(one, range(count))), keep_dual=keep_dual)
+        return list(pool.map(work, range(count)))
 
 
 @dataclass(frozen=True)
@@ -186,8 +194,15 @@ class _Model:
     neighbourhood: Neighbourhood
     levels: int
 
-
-Initial = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.lam_rel) and self.lam_rel > 0):
+            raise NumericsError(f"lam_rel is positive, got {self.lam_rel}")
+        if not (np.isfinite(self.beta) and self.beta >= 0):
+            raise NumericsError(f"beta is 0 or more, got {self.beta}")
+        if self.levels < 0:
+            raise NumericsError(f"levels is 0 or more, got {self.levels}")
+        if self.neighbourhood not in OFFSETS:
+            raise NumericsError(f"there is no neighbourhood {self.neighbourhood!r}", remedy=" or ".join(OFFSETS))
 
 
 @dataclass(frozen=True)
@@ -200,7 +215,7 @@ class _Task:
     means: tuple[float, float] | None
     init: Initial | None
 
-    def solve(self, engine: Backend, model: _Model, limits: Limits) -> tuple[Solution, float]:
+    def solve(self, engine: Backend, model: _Model, limits: Limits) -> Solved:
         """Solution and the lambda used."""
         where = True if self.valid is None else self.valid
         low, high = float(self.z.min(where=where, initial=np.inf)), float(self.z.max(where=where, initial=-np.inf))
@@ -222,7 +237,7 @@ class _Task:
             c1, c2 = parts
         return Start(u, c1, c2, dual=dual)
 
-    def _constant(self, value: float, neighbourhood: Neighbourhood) -> tuple[Solution, float]:
+    def _constant(self, value: float, neighbourhood: Neighbourhood) -> Solved:
         """Nothing stands out: u = 0 with both means at the only value there is, and no energy."""
         shape = self.z.shape
         nothing = np.zeros(shape, np.float32)
@@ -332,7 +347,7 @@ def _backend(name: BackendName) -> Backend:
     raise NumericsError(f"there is no backend {name!r}", remedy="auto, reference or compiled")
 
 
-def _gathered(solved: Sequence[tuple[Solution, float]], *, keep_dual: bool) -> CvmResult:
+def _gathered(solved: Sequence[Solved], *, keep_dual: bool) -> CvmResult:
     solutions = [solution for solution, _ in solved]
     return CvmResult(
         u=np.stack([s.u for s in solutions]),
@@ -354,21 +369,6 @@ def _check_maps(z: NDArray[np.floating], valid: NDArray[np.bool_] | None) -> Non
     if not np.issubdtype(z.dtype, np.floating):
         raise NumericsError(f"contrast maps hold floats, got {z.dtype}")
     check_valid(valid, z.shape[1:])
-
-
-def _check_settings(*, lam_rel: float, beta: float, tol: float, max_iter: int, levels: int, neighbourhood: str) -> None:
-    if not (np.isfinite(lam_rel) and lam_rel > 0):
-        raise NumericsError(f"lam_rel is positive, got {lam_rel}")
-    if not (np.isfinite(beta) and beta >= 0):
-        raise NumericsError(f"beta is 0 or more, got {beta}")
-    if not 0 < tol < 1:
-        raise NumericsError(f"tol lies in (0, 1), got {tol}")
-    if max_iter < 1:
-        raise NumericsError(f"max_iter is at least 1, got {max_iter}")
-    if levels < 0:
-        raise NumericsError(f"levels is 0 or more, got {levels}")
-    if neighbourhood not in OFFSETS:
-        raise NumericsError(f"there is no neighbourhood {neighbourhood!r}", remedy=" or ".join(OFFSETS))
 
 
 def _per_map(name: str, value: ArrayLike, count: int) -> NDArray[np.float64]:

@@ -135,17 +135,16 @@ def _crofton_feasible(
         x, gx = _unit(w[i, j]), g[i, j]
         weight = _weight(gx, g[i, j + 1], AXIS)
         feasible[0, j] = _clamp(p[0, i, j], weight)
-        cell = weight * abs(_unit(w[i, j + 1]) - x)
+        length += np.int64(scale * (weight * abs(_unit(w[i, j + 1]) - x)))
         weight = _weight(gx, g[i + 1, j], AXIS)
         feasible[1, j] = _clamp(p[1, i, j], weight)
-        cell += weight * abs(_unit(w[i + 1, j]) - x)
+        length += np.int64(scale * (weight * abs(_unit(w[i + 1, j]) - x)))
         weight = _weight(gx, g[i + 1, j + 1], DIAGONAL)
         feasible[2, j] = _clamp(p[2, i, j], weight)
-        corners = weight * abs(_unit(w[i + 1, j + 1]) - x)
+        length += np.int64(scale * (weight * abs(_unit(w[i + 1, j + 1]) - x)))
         weight = _weight(gx, g[i + 1, j - 1], DIAGONAL)
         feasible[3, j] = _clamp(p[3, i, j], weight)
-        corners += weight * abs(_unit(w[i + 1, j - 1]) - x)
-        length += np.int64(scale * (cell + corners))
+        length += np.int64(scale * (weight * abs(_unit(w[i + 1, j - 1]) - x)))
     return length
 
 
@@ -385,21 +384,22 @@ def isotropic_length64(u: Plane, g: Plane, scale: float) -> Sum:
 
 
 @compiled
-def _pair64(u: Plane, g: Plane, i: int, j: int, here: float, g_here: float) -> float:
-    """Sum of two g times |difference| of a pair in float64; 0 where there is no pair."""
+def _pair64(u: Plane, g: Plane, i: int, j: int, here: float, g_here: float, scale: float) -> Sum:
+    """Sum of two g times |difference| of a pair from float64 (fixed); 0 where there is no pair."""
     weight = g_here + np.float64(g[i, j])
-    return abs(np.float64(_unit(u[i, j])) - here) * (weight if weight > 0.0 else 0.0)
+    return np.int64(scale * (abs(np.float64(_unit(u[i, j])) - here) * (weight if weight > 0.0 else 0.0)))
 
 
 @compiled
 def crofton_length64(u: Plane, g: Plane, scale: float) -> Sum:
     """First term of the energy from float64 (fixed); see `energy.crofton_length`."""
     total = np.int64(0)
-    axis, diagonal = math.pi / 16, math.pi / (16 * math.sqrt(2.0))
+    axis, diagonal = scale * (math.pi / 16), scale * (math.pi / (16 * math.sqrt(2.0)))
     for i in range(1, u.shape[0] - 1):
         for j in range(1, u.shape[1] - 1):
             here, g_here = np.float64(_unit(u[i, j])), np.float64(g[i, j])
-            sides = _pair64(u, g, i, j + 1, here, g_here) + _pair64(u, g, i + 1, j, here, g_here)
-            corners = _pair64(u, g, i + 1, j + 1, here, g_here) + _pair64(u, g, i + 1, j - 1, here, g_here)
-            total += np.int64(scale * (axis * sides + diagonal * corners))
+            total += _pair64(u, g, i, j + 1, here, g_here, axis)
+            total += _pair64(u, g, i + 1, j, here, g_here, axis)
+            total += _pair64(u, g, i + 1, j + 1, here, g_here, diagonal)
+            total += _pair64(u, g, i + 1, j - 1, here, g_here, diagonal)
     return total

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wsipipe.errors import NumericsError
 from wsipipe.numerics.solvers.differences import Neighbourhood
 
 Status = Literal["converged", "empty", "full", "constant", "capped"]
@@ -75,6 +76,12 @@ class Limits:
     tol: float
     max_iter: int
     fixed_means: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tol < 1:
+            raise NumericsError(f"tol lies in (0, 1), got {self.tol}")
+        if self.max_iter < 1:
+            raise NumericsError(f"max_iter is at least 1, got {self.max_iter}")
 
 
 @dataclass(frozen=True)
