@@ -113,6 +113,7 @@ class TrainingSettings(Settings):
     )
     validation_fraction: float = Field(0.2, gt=0, lt=1, description="share held out where the manifest has no split")
     augment: bool = True
+    previews: int = Field(10, ge=0, description="about how often pictures of the run are drawn; 0: never")
     seed: int = Field(0, ge=0)
     mixed_precision: bool = Field(default=True, description="on CUDA; the CPU always computes in float32")
 

@@ -54,11 +54,12 @@ def _draw_losses(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
         ("loss_second", "second teacher"),
     ):
         if any(row[name] for row in history):
-            axes.plot(epochs, [row[name] for row in history], label=label, marker=marker, markersize=3)
-    axes.set_yscale("log")
+            # Before the teacher is asked there is no second loss, rather than one of zero.
+            axes.plot(epochs, [row[name] or np.nan for row in history], label=label, marker=marker, markersize=3)
+    axes.set_ylim(bottom=0)
     _mark_events(axes, history)
     axes.set(xlabel="epoch", title="loss")
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
     axes.legend()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsipipe._version import __version__
 from wsipipe.annotations.classes import ClassMap
-from wsipipe.config import Recipe
+from wsipipe.config import Recipe, TrainingSettings
 from wsipipe.models.devices import pick_device
 from wsipipe.pipeline.curves import draw_curves
 from wsipipe.pipeline.manifest import read_manifest
@@ -18,8 +18,6 @@ from wsipipe.pipeline.training_state import check_same_run
 from wsipipe.progress import Report, silent
 from wsipipe.store.checkpoint import Checkpoint
 from wsipipe.store.run_folder import RunFolder
-
-PREVIEWS = 10
 
 
 @dataclass(frozen=True)
@@ -146,15 +144,17 @@ def _epoch(trainer: Trainer, folder: RunFolder) -> None:
     folder.write_metrics(history)
     figures = {name: value for name, value in row.items() if name not in ("epoch", "seconds") and value is not None}
     folder.log_scalars(epoch, figures)
-    if _shows(epoch, trainer.settings.epochs):
+    if _shows(epoch, trainer.settings):
         folder.write_curves(draw_curves(history))
         folder.write_preview(epoch, draw_preview(trainer))
     folder.save_state(trainer.state())
 
 
-def _shows(epoch: int, epochs: int) -> bool:
-    """Whether pictures are drawn: after the first and the last epoch, and some ten times between."""
-    return epoch in (1, epochs) or epoch % -(-epochs // PREVIEWS) == 0
+def _shows(epoch: int, settings: TrainingSettings) -> bool:
+    """Whether pictures are drawn: after the first and the last epoch, and evenly between."""
+    if not settings.previews:
+        return False
+    return epoch in (1, settings.epochs) or epoch % -(-settings.epochs // settings.previews) == 0
 
 
 def _checkpoint(trainer: Trainer) -> Checkpoint:

@@ -36,7 +36,8 @@ class Scores:
     pce : float
         Partial cross-entropy, mean over the labelled cells.
     dice : float or None
-        Mean over the windows with a reference mask; None where there are none.
+        Over all cells of windows with a reference mask together (many windows hold no target at all, so a mean over
+        windows would mislead); None where there are none.
     """
 
     pce: float
@@ -156,16 +157,18 @@ class Trainer:
 
     def validate(self) -> Scores:
         """Partial cross-entropy and Dice of the validation windows, in evaluation mode."""
-        losses, dices = [np.zeros(0)], []
+        losses, masks, truths = [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0, bool)]
         for sample in self.data.validation:
             data = self.loader.cache.get(sample)
             logits, labels = self.logits(sample), torch.from_numpy(label_map(sample, data.valid))
             known = labels >= 0
             wanted = labels[known].to(logits.dtype)
             losses.append(F.binary_cross_entropy_with_logits(logits[known], wanted, reduction="none").double().numpy())
-            if (truth := truth_map(data)).max() >= 0:
-                dices.append(dice(logits.numpy()[truth >= 0] > 0, truth[truth >= 0] == 1))
-        return Scores(float(np.concatenate(losses).mean()), float(np.mean(dices)) if dices else None)
+            truth = truth_map(data)
+            masks.append(logits.numpy()[truth >= 0] > 0)
+            truths.append(truth[truth >= 0] == 1)
+        mask, truth = np.concatenate(masks), np.concatenate(truths)
+        return Scores(float(np.concatenate(losses).mean()), dice(mask, truth) if truth.size else None)
 
     @torch.no_grad()
     def logits(self, sample: Sample) -> Tensor:

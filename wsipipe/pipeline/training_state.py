@@ -43,16 +43,15 @@ class Memory:
 
 
 def trained_settings(recipe: Recipe) -> dict[str, Any]:
-    """Pick the settings that make a run what it is, by "section.name": all but those of prediction, and its length.
+    """Pick the settings that make a run what it is, by "section.name": not those of prediction, previews and length.
 
     More epochs at a constant learning rate continue a run; a schedule depends on their number.
     """
     plain = recipe.model_dump(mode="json")
     sections = ("tile", "encoder", "network", "cvm", "training")
     settings = {f"{section}.{name}": value for section in sections for name, value in plain[section].items()}
-    if recipe.training.schedule == "constant":
-        del settings["training.epochs"]
-    return settings
+    free = ("training.previews", "training.epochs" if recipe.training.schedule == "constant" else "")
+    return {name: value for name, value in settings.items() if name not in free}
 
 
 def check_same_run(state: Mapping[str, Any], recipe: Recipe, digest: str, *, path: Path) -> None:
