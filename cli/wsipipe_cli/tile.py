@@ -13,6 +13,7 @@ from wsipipe_cli.options import (
     Force,
     Mag,
     Mpp,
+    NoCrop,
     Output,
     Reader,
     RecipeFile,
@@ -34,8 +35,10 @@ def command(
     mag: Mag = None,
     patch_size: Annotated[int | None, typer.Option(help="Side of a patch in target px.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Overlap of neighbouring patches in target px.")] = None,
+    min_tissue: Annotated[float | None, typer.Option(help="Smallest tissue fraction of a patch. [0.1]")] = None,
     export: Annotated[str | None, typer.Option(help="Also write every patch as an image: png.")] = None,
     slide_mpp: SlideMpp = None,
+    no_crop: NoCrop = False,
     reader: Reader = "auto",
     workers: Workers = 1,
     scheduler: Scheduler = None,
@@ -49,9 +52,20 @@ def command(
 
     if export not in (None, "png"):
         raise typer.BadParameter(f"--export {export}: only png can be written")
-    changes = {"mpp": target_mpp(mpp, mag), "patch_size_px": patch_size, "overlap_px": overlap}
+    changes = {
+        "mpp": target_mpp(mpp, mag),
+        "patch_size_px": patch_size,
+        "overlap_px": overlap,
+        "min_tissue": min_tissue,
+    }
     settings = recipe_from(recipe, {"tile": changes}).tile
     task = functools.partial(
-        tile_slide, out=output, settings=settings, reader=reader, export_png=export == "png", force=force
+        tile_slide,
+        out=output,
+        settings=settings,
+        crop=not no_crop,
+        reader=reader,
+        export_png=export == "png",
+        force=force,
     )
     run_slides(task, slides, slide_mpp=slide_mpp, workers=workers, scheduler=scheduler, fail_fast=fail_fast)

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsipipe.geometry import CellGrid, Region
-from wsipipe.numerics.tissue import Tissue
 from wsipipe.slides import MppView, SlideReader
 
 
@@ -57,8 +56,3 @@ class ImageMap:
     def read_valid(self, rows: slice, cols: slice) -> NDArray[np.bool_]:
         """Every pixel of an image counts, (rows, cols)."""
         return np.ones((rows.stop - rows.start, cols.stop - cols.start), np.bool_)
-
-
-def whole(reader: SlideReader) -> Tissue:
-    """Count all of an image as tissue, as training on images does."""
-    return Tissue(np.ones((1, 1), np.bool_), CellGrid(1, 1, float(max(reader.dimensions))))

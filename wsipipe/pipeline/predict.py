@@ -16,8 +16,9 @@ from wsipipe.models.segmentation import SegmentationModel, check_fits, restore_m
 from wsipipe.models.weights import weights_digest
 from wsipipe.numerics.blending import blend_windows
 from wsipipe.numerics.regrid import Band
+from wsipipe.numerics.tissue import Tissue
 from wsipipe.pipeline.extract import extract_slide
-from wsipipe.pipeline.map_source import ImageMap, MapSource, whole
+from wsipipe.pipeline.map_source import ImageMap, MapSource
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.results import (
     Segmentation,
@@ -27,9 +28,10 @@ from wsipipe.pipeline.results import (
     result_paths,
     write_results,
 )
-from wsipipe.pipeline.tissue import find_tissue
+from wsipipe.pipeline.tissue import everything
+from wsipipe.pipeline.tissue_reuse import tissue_for
 from wsipipe.progress import Progress, Report, silent
-from wsipipe.slides import SlideEntry, SlideReader, open_slide, slide_identity
+from wsipipe.slides import MppView, SlideEntry, SlideReader, open_slide, slide_identity
 from wsipipe.store.checkpoint import load_checkpoint
 from wsipipe.store.feature_map import FeatureMap
 
@@ -86,7 +88,7 @@ def predict_slide(
         }
         if not force and is_written(folder, entry.key, provenance):
             return SlideOutcome(entry.key, "skipped", "mask is up to date", result_paths(folder, entry.key))
-        tissue = whole(slide) if recipe.encoder.uses_images else find_tissue(slide, recipe.tile.tissue)
+        tissue = _tissue(entry, slide, out, recipe)
         with _open_map(entry, slide, out, recipe, reader=reader, device=device, report=report) as source:
             if isinstance(source, FeatureMap):
                 check_fits(checkpoint, source.info)
@@ -96,6 +98,13 @@ def predict_slide(
             segmentation = Segmentation(source.grid, bands, tissue, threshold=threshold, offset=offset)
             told = write_results(folder, entry.key, slide, segmentation, provenance=provenance)
     return SlideOutcome(entry.key, "done", area_line(told), result_paths(folder, entry.key))
+
+
+def _tissue(entry: SlideEntry, slide: SlideReader, out: Path, recipe: Recipe) -> Tissue:
+    """Where there can be target: all of an image, as in training; the tissue of a slide."""
+    if recipe.encoder.uses_images:
+        return everything(*slide.dimensions)
+    return tissue_for(entry, MppView(slide, recipe.tile.mpp), out, recipe.tile)
 
 
 @contextmanager

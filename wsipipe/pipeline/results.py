@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry import Polygon
 
-import wsipipe
+from wsipipe._version import __version__
 from wsipipe.annotations.shapes import OutlinedRegion
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.polygons import outline_mask
@@ -203,5 +203,5 @@ def _report(
         "tissue_mm2": tissue_mm2,
         "geojson_frame": {"unit": "level-0 px", "origin": list(segmentation.offset)},
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "wsipipe": wsipipe.__version__,
+        "wsipipe": __version__,
     }
