@@ -20,6 +20,7 @@ from wsipipe.store.atomic import write_bytes
 from wsipipe.store.tables import plain
 
 FILE_TYPE, FILE_VERSION = "wsipipe.checkpoint", 1
+_ENTRY = "wsipipe"
 _REMEDY = "give the .safetensors file that `wsipipe train` wrote"
 
 
@@ -50,15 +51,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     StoreError
         The provenance is not JSON-able, or the file cannot be written.
     """
-    metadata = {
+    told = {
         "type": FILE_TYPE,
-        "version": str(FILE_VERSION),
-        "recipe": checkpoint.recipe.model_dump_json(),
-        "provenance": json.dumps(plain(checkpoint.provenance, path=path, where="provenance"), allow_nan=False),
+        "version": FILE_VERSION,
+        "recipe": checkpoint.recipe.model_dump(mode="json"),
+        "provenance": plain(checkpoint.provenance, path=path, where="provenance"),
     }
     # Copies, because safetensors refuses views that share memory (tied weights).
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in checkpoint.tensors.items()}
-    write_bytes(path, safetensors.torch.save(tensors, metadata))
+    # One entry, because safetensors orders several by chance: equal checkpoints, equal bytes.
+    write_bytes(path, safetensors.torch.save(tensors, {_ENTRY: json.dumps(told, allow_nan=False)}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -74,11 +76,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError("no such checkpoint", path=path, remedy=_REMEDY)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = _checked(path, file.metadata())
+            told = _checked(path, file.metadata())
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"is cut off or no checkpoint: {error}", path=path, remedy=_REMEDY) from error
-    recipe, provenance = _parsed(path, metadata)
+    recipe, provenance = _parsed(path, told)
     return Checkpoint(tensors, recipe, provenance)
 
 
@@ -123,24 +125,24 @@ def load_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _checked(path: Path, metadata: dict[str, str] | None) -> dict[str, str]:
-    told = metadata or {}
-    if told.get("type") != FILE_TYPE:
+def _checked(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
+    try:
+        told = json.loads((metadata or {}).get(_ENTRY, "{}"))
+    except ValueError as error:
+        raise CheckpointError(f"has damaged metadata: {error}", path=path) from error
+    if not isinstance(told, dict) or told.get("type") != FILE_TYPE:
         raise CheckpointError("holds tensors, but is no checkpoint of ours", path=path, remedy=_REMEDY)
-    if told.get("version") != str(FILE_VERSION):
+    if told.get("version") != FILE_VERSION:
         problem = f"has version {told.get('version')}, this program reads {FILE_VERSION}"
         raise CheckpointError(problem, path=path, remedy="train again, or use the program that wrote it")
     return told
 
 
-def _parsed(path: Path, metadata: dict[str, str]) -> tuple[Recipe, dict[str, Any]]:
+def _parsed(path: Path, told: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    recipe, provenance = told.get("recipe"), told.get("provenance")
+    if not isinstance(recipe, dict) or not isinstance(provenance, dict):
+        raise CheckpointError("has damaged metadata: recipe or provenance is no mapping", path=path)
     try:
-        recipe = parse_recipe(json.loads(metadata["recipe"]))
-        provenance = json.loads(metadata["provenance"])
+        return parse_recipe(recipe), provenance
     except ConfigError as error:
         raise CheckpointError(f"has an invalid recipe: {error}", path=path) from error
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"has damaged metadata: {error!r}", path=path) from error
-    if not isinstance(provenance, dict):
-        raise CheckpointError("has damaged metadata: the provenance is no mapping", path=path)
-    return recipe, provenance

@@ -8,6 +8,7 @@ deflated without loss.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -239,13 +240,16 @@ def _first_page(path: Path) -> Iterator[tuple[Any, RasterInfo]]:
         with tifffile.TiffFile(path) as file:
             page = file.pages.first
             yield page, _info_of(path, file, page)
-    except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError, RuntimeError) as error:
+    except (tifffile.TiffFileError, OSError, ValueError, LookupError, RuntimeError, struct.error) as error:
         if isinstance(error, StoreError | GeometryError | NumericsError):
             raise
         raise StoreError(f"is damaged or no TIFF: {' '.join(str(error).split())}", path=path, remedy=remedy) from error
 
 
 def _info_of(path: Path, file: Any, page: Any) -> RasterInfo:  # noqa: ANN401 (tifffile is not typed here)
+    ends = [offset + size for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    if not ends or max(ends) > path.stat().st_size:
+        raise ValueError("cut off")
     told = _description(file, page)
     if told.get("type") != FILE_TYPE:
         raise StoreError(f"is no raster of ours: type {told.get('type')!r}, not {FILE_TYPE!r}", path=path)
