@@ -15,7 +15,7 @@ from wsipipe.numerics.solvers.differences import OFFSETS, Neighbourhood
 from wsipipe.numerics.solvers.problem import Limits, Measures, Problem, Solution, Split, Start
 from wsipipe.numerics.solvers.reference import RHO, STEPS
 
-CACHE_BYTES = 1 << 19  # rows in hand at once; half of a usual second-level cache
+CACHE_BYTES = 1 << 21  # rows in hand at once: past this, more iterations in one pass gain nothing (measured)
 SUM_BITS = 60  # of the 63 of a whole number, so that no sum overflows
 LARGEST_SLOPE = 4.0  # more than |grad^T p| can be for weights of at most 1
 
