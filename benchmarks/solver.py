@@ -2,8 +2,8 @@
 
 For each size, backend, neighbourhood and lambda: the whole joint solve (edge weights, two means, u, c1 and c2) from a
 map to a certified result, against one rfft2 and one copy of the same map in the same run (CPU seconds, the least of
-several runs each), and against the authors' kind of solver: 51 steps of additive operator splitting with a sparse direct
-solve. scipy's float32 rfft2 is the strict yardstick; numpy's is two to four times slower and is given too.
+several runs each), and against the authors' kind of solver: 51 steps of additive operator splitting with sparse
+direct solves. scipy's float32 rfft2 is the strict yardstick; numpy's is two to four times slower and is given too.
 """
 
 from __future__ import annotations
