@@ -87,6 +87,9 @@ class NetworkSettings(Settings):
 
     width: int = Field(32, ge=4, le=512, description="channels of the first stage; each further stage doubles them")
     depth: int = Field(4, ge=1, le=6, description="number of down-samplings")
+    norm: Literal["group", "batch"] = Field(
+        "group", description="normalisation; batch: larger batches, or windows that must not depend on their content"
+    )
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
@@ -130,6 +133,27 @@ class PredictSettings(Settings):
         if self.overlap * 2 > self.window:
             raise ValueError(f"overlap {self.overlap} must be at most half of window {self.window}")
         return self
+
+
+class SegmentSettings(Settings):
+    """Points to mask without training: filter bank, shaped features, contrast, variational model."""
+
+    mpp: float = Field(1.0, gt=0.02, le=64, description="target resolution, um per px")
+    stride_px: int = Field(4, ge=2, le=64, description="side of a map cell in target px")
+    landmarks: int = Field(1500, ge=10, le=20_000, description="random cells that stand for the slide, in each draw")
+    draws: int = Field(3, ge=1, le=20, description="independent draws of landmarks, averaged")
+    components: int = Field(40, ge=1, description="principal axes of the features in which cells are compared")
+    neighbours: int = Field(10, ge=2, le=200, description="nearest landmarks that a landmark is linked with")
+    rank: int = Field(32, ge=2, le=500, description="diffusion coordinates of a cell, in each draw")
+    reach: float = Field(0.99, gt=0, lt=1, description="how far a label spreads along the graph of landmarks")
+    prototype: Literal[1, 3, 5] = Field(3, description="a point's feature is the mean over this many cells squared")
+    noise: float = Field(1.0, gt=0, description="ridge on the points; larger trusts single points less")
+    gain: float = Field(2.0, gt=0, description="steepness of the contrast map's logistic")
+    lam_rel: float = Field(1.0, gt=0, description="scale-free fitting weight of the variational model")
+    beta: float = Field(10.0, ge=0, description="edge detector g = 1 / (1 + beta |grad z|^2)")
+    means: tuple[float, float] | None = Field(None, description="fixed means c1, c2 of the contrast map; null: fitted")
+    tol: float = Field(1e-3, gt=0, lt=1, description="relative duality gap at which the solver stops")
+    seed: int = Field(0, ge=0, description="of the random landmarks")
 
 
 class Recipe(Settings):

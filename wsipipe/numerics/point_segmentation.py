@@ -1,0 +1,236 @@
+"""From a feature map and a few points to a segmentation, without training.
+
+The points and the map itself shape the features (`wsipipe.numerics.shaping`); correlation maps of the shaped features
+(eq. 4) are contrasted with weights that a ridge finds, in place of one eta for all (eq. 5); the two-phase variational
+model (eq. 6) makes the segmentation. Maps are read in windows, twice: once for a sample, once for the contrast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from wsipipe.config import SegmentSettings
+from wsipipe.errors import AnnotationError, NumericsError
+from wsipipe.numerics.correlation import check_points
+from wsipipe.numerics.shaping import Shaping, fit_axes, fit_diffusion, ridge_weights, unit
+from wsipipe.numerics.variational import solve_cvm
+
+WINDOW = 256  # cells squared that are read at once
+MAX_CELLS = 20_000_000  # solved in one piece, at about 60 bytes a cell
+
+Read = Callable[[slice, slice], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class PointSegmentation:
+    """What a few points say of a map.
+
+    Parameters
+    ----------
+    u : (rows, cols) float32 array
+        Minimiser of eq. 6, in [0, 1]; the mask is u > 0.5. 0 on cells that are not valid.
+    z : (rows, cols) float32 array
+        Contrast map that u segments, in [0, 1]: 0.5 where the points speak for neither side. 0 on cells that are not
+        valid.
+    probability : (rows, cols) float32 array
+        Half the mask plus half of z: at least 0.5 exactly on the mask, and graded by the contrast on both sides.
+    status : str
+        As `wsipipe.numerics.variational.CvmResult` has it.
+    notes : tuple of str
+        What the user should know, such as points that could not be used.
+    """
+
+    u: NDArray[np.float32]
+    z: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    status: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(rows, cols): in the target."""
+        return self.u > np.float32(0.5)
+
+
+def segment_map(
+    read: Read,
+    shape: tuple[int, int],
+    points_cells: ArrayLike,
+    label: ArrayLike,
+    *,
+    settings: SegmentSettings,
+    valid: NDArray[np.bool_] | None = None,
+) -> PointSegmentation:
+    """Segment a feature map from a few points.
+
+    Parameters
+    ----------
+    read : callable
+        read(rows, cols) -> (r, c, dim) float array: a window of the map. Asked for windows of up to 256 x 256 cells.
+    shape : (int, int)
+        (rows, cols) of the map.
+    points_cells : (n, 2) int array-like
+        Cells (row, col) of the points.
+    label : (n,) int array-like
+        1 in-target, 0 out-of-target.
+    settings : SegmentSettings
+    valid : (rows, cols) bool array, optional
+        Cells that count, such as tissue. Points on others are left out, with a note.
+
+    Returns
+    -------
+    PointSegmentation
+
+    Raises
+    ------
+    AnnotationError
+        One of the two classes has no point on a valid cell.
+    NumericsError
+        Wrong shapes or types, points outside the map, features that are not finite, or more than 20 million cells.
+    """
+    world = _World(read, shape, _checked_valid(valid, shape))
+    cells, labels, notes = _usable(points_cells, label, world.valid)
+    shaping = _fit(world, cells, settings)
+    weights = _point_weights(world, shaping, cells, labels, settings)
+    z = _levelled(_contrast(world, shaping, weights), world.valid, settings.gain)
+    solved = solve_cvm(
+        z[None],
+        lam_rel=settings.lam_rel,
+        beta=settings.beta,
+        means=settings.means,
+        tol=settings.tol,
+        valid=world.valid,
+    )
+    return _result(solved.u[0], z, solved.status[0], notes)
+
+
+@dataclass(frozen=True)
+class _World:
+    """A map that is read in windows."""
+
+    read: Read
+    shape: tuple[int, int]
+    valid: NDArray[np.bool_]
+
+    def windows(self) -> Iterator[tuple[slice, slice]]:
+        """Windows that hold valid cells."""
+        rows, cols = self.shape
+        for top in range(0, rows, WINDOW):
+            for left in range(0, cols, WINDOW):
+                window = slice(top, min(top + WINDOW, rows)), slice(left, min(left + WINDOW, cols))
+                if self.valid[window].any():
+                    yield window
+
+    def features(self, window: tuple[slice, slice], chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """(n, dim) features of the chosen cells of a window, in row-major order."""
+        values = np.asarray(self.read(*window))
+        if values.ndim != 3 or values.shape[:2] != chosen.shape:
+            raise NumericsError(f"a window of {chosen.shape} cells came back with the shape {values.shape}")
+        picked = values[chosen].astype(np.float32, copy=False)
+        if not np.isfinite(picked).all():
+            raise NumericsError("the features hold values that are not finite (NaN or infinite)")
+        return picked
+
+    def gather(self, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """(n, dim) features of chosen cells of the map, window by window."""
+        parts = [self.features(w, chosen[w]) for w in self.windows() if chosen[w].any()]
+        return np.concatenate(parts)
+
+
+def _checked_valid(valid: NDArray[np.bool_] | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    if shape[0] * shape[1] > MAX_CELLS:
+        raise NumericsError(
+            f"a map of {shape[0]} x {shape[1]} cells is too large to segment in one piece",
+            remedy="use a coarser --stride or --mpp",
+        )
+    if valid is None:
+        return np.ones(shape, np.bool_)
+    if valid.shape != shape or valid.dtype != np.bool_:
+        raise NumericsError(f"valid is a bool array of shape {shape}, got {valid.dtype} {valid.shape}")
+    return valid
+
+
+def _usable(
+    points_cells: ArrayLike, label: ArrayLike, valid: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
+    """Points on valid cells; refuse what leaves a class empty."""
+    cells, labels = check_points(points_cells, valid.shape), np.asarray(label, np.int64)
+    if labels.shape != (len(cells),) or not np.isin(labels, (0, 1)).all():
+        raise NumericsError(f"{len(cells)} points need as many labels 0 or 1, got {labels.tolist()}")
+    on = valid[cells[:, 0], cells[:, 1]]
+    for value, name in ((1, "in-target"), (0, "out-of-target")):
+        if not (labels[on] == value).any():
+            raise AnnotationError(
+                f"none of {np.count_nonzero(labels == value)} {name} points lies on tissue",
+                remedy=f"click {name} points on the tissue",
+            )
+    off = np.count_nonzero(~on)
+    notes = (f"{off} of {len(on)} points lie off the tissue and were left out",) if off else ()
+    return cells[on], labels[on], notes
+
+
+def _fit(world: _World, cells: NDArray[np.int64], settings: SegmentSettings) -> Shaping:
+    """Shape features on random cells and those of the points."""
+    ids = np.flatnonzero(world.valid)
+    rng = np.random.default_rng(settings.seed)
+    count = min(settings.landmarks * settings.draws, len(ids))
+    drawn = np.zeros(world.shape, np.bool_)
+    drawn.flat[rng.choice(ids, count, replace=False)] = True
+    sample = rng.permutation(world.gather(drawn))
+    axes = fit_axes(sample, components=settings.components)
+    points = np.zeros(world.shape, np.bool_)
+    points[cells[:, 0], cells[:, 1]] = True
+    own, others = axes.apply(world.gather(points)), axes.apply(sample)
+    diffusions = [
+        fit_diffusion(
+            np.concatenate([own, part]), neighbours=settings.neighbours, rank=settings.rank, reach=settings.reach
+        )
+        for part in np.array_split(others, max(1, -(-count // settings.landmarks)))
+    ]
+    return Shaping(axes, diffusions)
+
+
+def _point_weights(
+    world: _World,
+    shaping: Shaping,
+    cells: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    settings: SegmentSettings,
+) -> NDArray[np.float32]:
+    """(dim of shaped features,) vector whose product with a cell is sum_i w_i S_i(cell)."""
+    prototypes = np.stack([_prototype(world, shaping, cell, settings.prototype // 2) for cell in cells])
+    weights = ridge_weights(prototypes, labels, noise=settings.noise)
+    return np.asarray(weights @ prototypes)
+
+
+def _prototype(world: _World, shaping: Shaping, cell: NDArray[np.int64], reach: int) -> NDArray[np.float32]:
+    """Mean direction of the valid cells round a point."""
+    rows, cols = (slice(max(0, int(centre) - reach), int(centre) + reach + 1) for centre in cell)
+    window = slice(rows.start, min(rows.stop, world.shape[0])), slice(cols.start, min(cols.stop, world.shape[1]))
+    return unit(shaping.apply(world.features(window, world.valid[window])).mean(axis=0))
+
+
+def _contrast(world: _World, shaping: Shaping, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(rows, cols) weighted sum of the correlation maps; 0 on cells that are not valid."""
+    out = np.zeros(world.shape, np.float32)
+    for window in world.windows():
+        chosen = world.valid[window]
+        out[window][chosen] = shaping.apply(world.features(window, chosen)) @ vector
+    return out
+
+
+def _levelled(contrast: NDArray[np.float32], valid: NDArray[np.bool_], gain: float) -> NDArray[np.float32]:
+    """Logistic of the contrast in units of its mean size; min-max would let one point's neighbourhood set the scale."""
+    size = float(np.abs(contrast[valid]).mean())
+    z = 1 / (1 + np.exp(-gain * contrast / size)) if size > 0 else np.full_like(contrast, 0.5)
+    return np.where(valid, z, 0).astype(np.float32)
+
+
+def _result(u: NDArray[np.float32], z: NDArray[np.float32], status: str, notes: tuple[str, ...]) -> PointSegmentation:
+    # z stays below 1 here, so that no rounding lifts a cell outside the mask to 0.5.
+    probability = (np.minimum(z, np.float32(0.995)) + (u > np.float32(0.5))) / 2
+    return PointSegmentation(u, z, probability.astype(np.float32), status, notes)
