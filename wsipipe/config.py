@@ -138,8 +138,10 @@ class PredictSettings(Settings):
 class SegmentSettings(Settings):
     """Points to mask without training: filter bank, shaped features, contrast, variational model."""
 
+    encoder: str = Field("filterbank", description="filterbank needs no weights; resnet34 and others as for extract")
+    weights: str = Field("imagenet", description="of an encoder that has weights")
     mpp: float = Field(1.0, gt=0.02, le=64, description="target resolution, um per px")
-    stride_px: int = Field(4, ge=2, le=64, description="side of a map cell in target px")
+    stride_px: int = Field(4, ge=2, le=64, description="side of a map cell in target px; resnets have 16 or more")
     landmarks: int = Field(1500, ge=10, le=20_000, description="random cells that stand for the slide, in each draw")
     draws: int = Field(3, ge=1, le=20, description="independent draws of landmarks, averaged")
     components: int = Field(40, ge=1, description="principal axes of the features in which cells are compared")
@@ -165,6 +167,7 @@ class Recipe(Settings):
     cvm: CvmSettings = CvmSettings()
     training: TrainingSettings = TrainingSettings()
     predict: PredictSettings = PredictSettings()
+    segment: SegmentSettings = SegmentSettings()
 
 
 def bundled_recipes() -> dict[str, Path]:

@@ -7,14 +7,15 @@ from wsipipe.config import NetworkSettings
 from wsipipe.models.unet import UNet
 
 
-def small(in_channels: int = 3, depth: int = 2, **settings: float) -> UNet:
+def small(in_channels: int = 3, depth: int = 2, **settings) -> UNet:
     torch.manual_seed(0)
     return UNet(in_channels, NetworkSettings(width=4, depth=depth, **settings))
 
 
+@pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 23), (1, 1), (3, 40), (64, 5)])
-def test_any_size_comes_back(height, width):
-    logits, features = small(depth=3)(torch.rand(1, 3, height, width))
+def test_any_size_comes_back(height, width, norm):
+    logits, features = small(depth=3, norm=norm)(torch.rand(1, 3, height, width))
     assert logits.shape == (1, 1, height, width)
     assert features.shape == (1, 4, height, width)
 
@@ -34,14 +35,22 @@ def test_wide_input_is_reduced_first():
     assert wide(torch.rand(1, 256, 8, 8))[0].shape == (1, 1, 8, 8)
 
 
+@pytest.mark.parametrize("width", [4, 5, 6, 9])
+def test_any_width_will_do(width):
+    logits, features = UNet(7, NetworkSettings(width=width, depth=1))(torch.rand(1, 7, 8, 8))
+    assert features.shape == (1, width, 8, 8)
+    assert logits.isfinite().all()
+
+
 def test_widths_double_and_come_back():
     network = UNet(3, NetworkSettings(width=8, depth=3))
     assert [stage[0].out_channels for stage in network.encoder] == [8, 16, 32, 64]
     assert [stage.convolve[0].out_channels for stage in network.decoder] == [32, 16, 8]
 
 
-def test_every_weight_gets_gradient():
-    network = small(8)
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_every_weight_gets_gradient(norm):
+    network = small(8, norm=norm)
     logits, _ = network(torch.rand(1, 8, 13, 19))
     (logits**2).sum().backward()
     for name, weight in network.named_parameters():
@@ -49,8 +58,14 @@ def test_every_weight_gets_gradient():
         assert weight.grad.abs().sum() > 0, name
 
 
-def test_overlapping_windows_agree_at_prediction():
-    network = small(depth=1)
+def test_group_norm_does_not_depend_on_training_or_on_the_rest_of_the_batch():
+    network, windows = small(), torch.rand(3, 3, 16, 16)
+    together = network(windows)[0]
+    torch.testing.assert_close(network.eval()(windows[1:2])[0], together[1:2])
+
+
+def test_overlapping_windows_agree_at_prediction_with_batch_norm():
+    network = small(depth=1, norm="batch")
     network(torch.rand(1, 3, 64, 64))  # running statistics that are not the initial ones
     network.eval()
     picture = torch.rand(1, 3, 64, 64)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,10 +18,10 @@ class UNet(nn.Module):
 
     Differences from the original, and why:
 
-    * Convolutions are padded and followed by batch normalisation. Batches often hold one window, but a window has
-      thousands of cells, so its statistics are sound; and because they are fixed at prediction, overlapping windows
-      of a slide agree where they overlap. Group normalisation would make every cell depend on what else its window
-      holds: a seam wherever tissue meets glass.
+    * Convolutions are padded and followed by normalisation, of groups of channels by default: batches mostly hold one
+      window, with which the statistics of batch normalisation at training and its running ones at prediction drift
+      apart (ten images, one a batch, sixty epochs: Dice on held-out patients 0.55 to 0.70, with groups 0.70 to 0.78).
+      Batch normalisation remains for larger batches; with it, windows agree exactly where they overlap.
     * The decoder enlarges bilinearly and mixes channels, where a transposed convolution leaves a checkerboard: the
       variational model reads these features cell by cell.
     * Wide inputs (256 or 512 channels of an encoder) are first reduced to `width` channels by a 1x1 convolution.
@@ -27,21 +31,22 @@ class UNet(nn.Module):
     in_channels : int
         Channels of the input.
     settings : NetworkSettings
-        Width, depth and dropout.
+        Width, depth, normalisation and dropout.
     """
 
     def __init__(self, in_channels: int, settings: NetworkSettings) -> None:
         super().__init__()
         widths = [settings.width * 2**stage for stage in range(settings.depth + 1)]
+        block = functools.partial(_convolutions, norm=settings.norm)
         self.factor = 2**settings.depth
-        self.reduce = _pointwise(in_channels, widths[0]) if in_channels > widths[0] else nn.Identity()
+        self.reduce = block(in_channels, widths[0], kernels=(1,)) if in_channels > widths[0] else nn.Identity()
         self.encoder = nn.ModuleList(
-            _double_convolution(before, after)
+            block(before, after)
             for before, after in zip([min(in_channels, widths[0]), *widths[:-1]], widths, strict=True)
         )
         self.dropout = nn.Dropout2d(settings.dropout)
         self.decoder = nn.ModuleList(
-            _UpStage(below, here) for below, here in zip(widths[:0:-1], widths[-2::-1], strict=True)
+            _UpStage(below, here, block) for below, here in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         self.head = nn.Conv2d(widths[0], 1, kernel_size=1)
 
@@ -88,10 +93,10 @@ class UNet(nn.Module):
 class _UpStage(nn.Module):
     """Enlarge by two, mix channels, join the encoder's map of that size, convolve twice."""
 
-    def __init__(self, below: int, here: int) -> None:
+    def __init__(self, below: int, here: int, block: Callable[[int, int], nn.Module]) -> None:
         super().__init__()
         self.mix = nn.Conv2d(below, here, kernel_size=1)
-        self.convolve = _double_convolution(2 * here, here)
+        self.convolve = block(2 * here, here)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         # The 1x1 convolution commutes with the interpolation; on the small map it costs a quarter.
@@ -100,14 +105,16 @@ class _UpStage(nn.Module):
         return joined
 
 
-def _pointwise(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True))
+def _convolutions(before: int, after: int, *, norm: str, kernels: tuple[int, ...] = (3, 3)) -> nn.Sequential:
+    """Convolutions that keep the size, each normalised and rectified."""
+    layers: list[nn.Module] = []
+    for kernel in kernels:
+        # Bias is left to the normalisation, which would cancel it.
+        layers.append(nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False))
+        layers += [_normalisation(after, norm), nn.ReLU(inplace=True)]
+        before = after
+    return nn.Sequential(*layers)
 
 
-def _double_convolution(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(*_convolution(before, after), *_convolution(after, after))
-
-
-def _convolution(before: int, after: int) -> tuple[nn.Module, nn.Module, nn.Module]:
-    # Bias is left to the normalisation, which would cancel it.
-    return nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
+def _normalisation(channels: int, norm: str) -> nn.Module:
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(math.gcd(channels, 4), channels)
