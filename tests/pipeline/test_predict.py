@@ -152,7 +152,7 @@ def test_an_image_goes_to_the_network_as_it_is(tmp_path, slide_path):
     folder = checkpoint_for(tmp_path, recipe, 3)
     outcome = predict_slide(list_slides([slide_path])[0], model=folder, out=tmp_path)
     raster = tifffile.imread(outcome.outputs[2])
-    assert raster.shape == (192, 256)
+    assert raster.shape == (384, 512)
     assert raster.std() > 0
 
 

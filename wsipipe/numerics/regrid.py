@@ -18,8 +18,9 @@ Band = tuple[Floats, NDArray[np.bool_]]
 def raster_grid(width: int, height: int, cell_px: float, *, coarsest: int = 32) -> CellGrid:
     """Pixel grid on which the mask of a slide is written.
 
-    Its pixels are a power of two of level-0 px: the largest that is not above `cell_px` nor `coarsest`. So the raster
-    is a whole reduction of the slide, and viewers that lay it over the slide by size put it in the right place.
+    Its pixels are a power of two of level-0 px: the largest that is not above half a cell nor `coarsest`. So the raster
+    is a whole reduction of the slide, and viewers that lay it over the slide by size put it in the right place; and
+    outlines run smoothly between cells instead of along their edges.
 
     Parameters
     ----------
@@ -28,7 +29,7 @@ def raster_grid(width: int, height: int, cell_px: float, *, coarsest: int = 32) 
     cell_px : float
         Side of a map cell in level-0 px.
     """
-    factor = 2 ** max(0, math.floor(math.log2(min(cell_px, coarsest)) + 1e-9))
+    factor = 2 ** max(0, math.floor(math.log2(min(cell_px / 2, coarsest)) + 1e-9))
     return CellGrid.covering(width, height, float(factor))
 
 
