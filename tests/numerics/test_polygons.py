@@ -16,6 +16,7 @@ from shapely.geometry import MultiPolygon, Point, Polygon, box
 
 from wsipipe.errors import NumericsError
 from wsipipe.geometry import CellGrid
+from wsipipe.numerics import polygons as polygons_module
 from wsipipe.numerics.polygons import outline_mask, rasterize
 
 MASKS = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(lambda size: arrays(np.bool_, size))
@@ -87,7 +88,7 @@ def test_an_island_within_corners_is_apart_and_its_lake_is_one_hole() -> None:
     assert [Polygon(hole).area for hole in land.interiors] == [5]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(mask=MASKS, cell_px=st.sampled_from([1.0, 2.5, 16.01]), origin=st.sampled_from([(0.0, 0.0), (-3.25, 1000.0)]))
 @example(mask=OPEN_RING, cell_px=1.0, origin=(0.0, 0.0))
 @example(mask=TWIN_HOLES, cell_px=1.0, origin=(0.0, 0.0))
@@ -103,7 +104,7 @@ def test_outlines_are_valid_exact_and_one_for_each_component(
     assert sum(polygon.area for polygon in polygons) == pytest.approx(mask.sum() * cell_px**2)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(mask=MASKS)
 def test_outlines_equal_the_union_of_the_pixels(mask: NDArray[np.bool_]) -> None:
     polygons = outline_mask(mask, grid_of(mask))
@@ -114,7 +115,7 @@ def test_outlines_equal_the_union_of_the_pixels(mask: NDArray[np.bool_]) -> None
         assert shapely.get_num_interior_rings(polygon) == shapely.get_num_interior_rings(pixels)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(mask=MASKS, cuts=st.lists(st.integers(0, 14), max_size=5))
 def test_bands_give_what_the_whole_gives(mask: NDArray[np.bool_], cuts: list[int]) -> None:
     bands = np.split(mask, sorted(min(cut, len(mask)) for cut in cuts))
@@ -124,7 +125,9 @@ def test_bands_give_what_the_whole_gives(mask: NDArray[np.bool_], cuts: list[int
     assert all(a.equals_exact(b, 0) for a, b in zip(whole, pieces, strict=True))
 
 
-def test_the_library_finds_the_same_outlines_on_a_larger_mask() -> None:
+@pytest.mark.parametrize("strip", [2**21, 5000])
+def test_the_library_finds_the_same_outlines_on_a_larger_mask(monkeypatch: pytest.MonkeyPatch, strip: int) -> None:
+    monkeypatch.setattr(polygons_module, "_STRIP_PIXELS", strip)
     mask = blobs(700, 600)
     transform = rasterio.transform.Affine(4, 0, 10, 0, 4, 20)
     found = rasterio.features.shapes(mask.astype(np.uint8), mask=mask, connectivity=4, transform=transform)

@@ -11,8 +11,11 @@ point twice would part the two pixels, which yet hang together. Only corners are
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -30,7 +33,8 @@ from wsipipe.geometry import CellGrid
 
 Ints = NDArray[np.int64]
 
-_BAND_ROWS = 512
+# Labels and edges of so many pixels are in memory at once.
+_STRIP_PIXELS = 2**21
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,9 @@ def outline_mask(mask: NDArray[Any] | Iterable[NDArray[Any]], grid: CellGrid) ->
     NumericsError
         The mask does not have the grid's size.
     """
-    bands = np.array_split(mask, range(_BAND_ROWS, len(mask), _BAND_ROWS)) if isinstance(mask, np.ndarray) else mask
-    corners = _collect(_checked(bands, grid))
-    if corners.row.size == 0:
-        return []
-    return _polygons(corners, grid)
+    bands = [mask] if isinstance(mask, np.ndarray) else mask
+    corners = _collect(_strips(bands, grid), grid)
+    return [] if corners is None else _polygons(corners, grid)
 
 
 def rasterize(polygons: Iterable[Any], grid: CellGrid) -> NDArray[np.bool_]:
@@ -110,35 +112,38 @@ def rasterize(polygons: Iterable[Any], grid: CellGrid) -> NDArray[np.bool_]:
     return np.asarray(rasterio.features.rasterize(shapes, grid.shape, transform=flip, dtype=np.uint8), dtype=np.bool_)
 
 
-def _checked(bands: Iterable[NDArray[Any]], grid: CellGrid) -> Iterator[NDArray[np.bool_]]:
-    rows = 0
+def _strips(bands: Iterable[NDArray[Any]], grid: CellGrid) -> Iterator[NDArray[np.bool_]]:
+    """Bands checked and cut into pieces of bounded size."""
+    rows, height = 0, max(1, _STRIP_PIXELS // grid.cols)
     for band in bands:
         if band.ndim != 2 or band.shape[1] != grid.cols:
             raise NumericsError(f"a band of this mask is (n, {grid.cols}), got {band.shape}")
         rows += len(band)
-        if len(band):
-            yield band != 0
+        for start in range(0, len(band), height):
+            yield band[start : start + height] != 0
     if rows != grid.rows:
         raise NumericsError(f"the mask has {rows} rows, its grid {grid.rows}")
 
 
-def _collect(bands: Iterator[NDArray[np.bool_]]) -> _Corners:
-    """Corners of all bands, with labels that are the same wherever pieces meet across bands."""
+def _collect(strips: Iterator[NDArray[np.bool_]], grid: CellGrid) -> _Corners | None:
+    """Corners of all strips, with labels that are the same wherever pieces meet across strips; None: all empty."""
     parts: list[_Corners] = []
-    seams: list[Ints] = [np.empty((0, 2), np.int64)]
-    row = labels_so_far = 0
-    above: Ints | None = None
-    for band in bands:
-        labels = scipy.ndimage.label(band)[0].astype(np.int64)
-        labels[band] += labels_so_far
-        labels_so_far = max(labels_so_far, int(labels.max()))
-        above = np.zeros(band.shape[1], np.int64) if above is None else above
-        seams.append(_seam(above, labels[0]))
-        parts.append(_corners(np.vstack([above, labels]), row))
-        row, above = row + len(band), labels[-1]
-    if above is not None:
-        parts.append(_corners(np.vstack([above, np.zeros_like(above)]), row))
-    return _united(parts, np.concatenate(seams), labels_so_far)
+    seams = [np.empty((0, 2), np.int64)]
+    row = count = 0
+    above = np.zeros(grid.cols, np.int64)
+    for strip in chain(strips, [np.zeros((1, grid.cols), np.bool_)]):
+        labels, found = scipy.ndimage.label(strip, output=np.int32) if strip.any() else (np.zeros_like(strip), 0)
+        if found or above.any():
+            parts.append(_corners(_Labels(above, labels, count), row))
+        top, bottom = (np.where(strip[edge], labels[edge].astype(np.int64) + count, 0) for edge in (0, -1))
+        seams.append(_seam(above, top))
+        row, count, above = row + len(strip), count + found, bottom
+    return _united(parts, np.concatenate(seams), count) if parts else None
+
+
+def _joined(parts: Iterable[_Corners]) -> _Corners:
+    columns = ([getattr(part, item.name) for part in parts] for item in fields(_Corners))
+    return _Corners(*(np.concatenate(column) for column in columns))
 
 
 def _seam(above: Ints, below: Ints) -> Ints:
@@ -149,39 +154,90 @@ def _seam(above: Ints, below: Ints) -> Ints:
 
 def _united(parts: list[_Corners], seams: Ints, labels: int) -> _Corners:
     graph = coo_array((np.ones(len(seams), np.bool_), (seams[:, 0], seams[:, 1])), shape=(labels + 1, labels + 1))
-    root = connected_components(graph, directed=False)[1].astype(np.int64)
-    every = _Corners(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(_Corners)))
+    root = connected_components(graph, directed=False)[1]
+    every = _joined(parts)
     label, twin = root[every.label], root[every.twin]
     # Swapping the vertical edges of the two corners of a point turns them from its inside to its outside pixels.
     swapped = every.south ^ ((every.twin > 0) & (label == twin))
     return replace(every, label=label, twin=twin, south=swapped)
 
 
-def _corners(labels: Ints, first_row: int) -> _Corners:
-    """Corners between consecutive rows of labels; the top row belongs to the band above."""
-    padded = np.pad(labels, ((0, 0), (1, 1)))
-    nw, ne, sw, se = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
-    # An edge goes north from a point where the pixels left and right of it differ, and so on round the point.
-    north, south = (nw > 0) != (ne > 0), (sw > 0) != (se > 0)
-    west, east = (nw > 0) != (sw > 0), (ne > 0) != (se > 0)
-    turn = (north != south) & (west != east)
-    cross = north & south & west & east
-    falling, rising = cross & (nw > 0), cross & (ne > 0)
-    yes, no = np.ones_like(turn), np.zeros_like(turn)
-    found = [
-        _take(turn, np.maximum.reduce([nw, ne, sw, se]), np.zeros_like(nw), east, south, se > 0),
-        _take(falling, nw, se, no, no, no),
-        _take(falling, se, nw, yes, yes, yes),
-        _take(rising, ne, sw, yes, no, no),
-        _take(rising, sw, ne, no, yes, no),
-    ]
-    row, col, *values = (np.concatenate(column) for column in zip(*found, strict=True))
-    return _Corners(row + first_row, col, *values)
+@dataclass(frozen=True)
+class _Labels:
+    """Labels of a strip and of the row above it.
+
+    Parameters
+    ----------
+    above : (cols,) int64 array
+        Labels as they count in the whole mask.
+    strip : (n, cols) int array
+        Labels as they count in the strip.
+    before : int
+        Number of labels before this strip.
+    """
+
+    above: Ints
+    strip: NDArray[Any]
+    before: int
+
+    @cached_property
+    def inside(self) -> NDArray[np.bool_]:
+        """Pixels of the row above and of the strip, with a margin left and right, (n + 1, cols + 2)."""
+        return np.pad(np.vstack([self.above > 0, self.strip > 0]), ((0, 0), (1, 1)))
+
+    def at(self, row: Ints, col: Ints) -> Ints:
+        """Labels in the whole mask at places of `inside`; 0 outside."""
+        found = np.zeros(len(row), np.int64)
+        first = row == 0
+        hit = self.inside[row, col]
+        found[hit & first] = self.above[col[hit & first] - 1]
+        lower = hit & ~first
+        found[lower] = self.strip[row[lower] - 1, col[lower] - 1] + self.before
+        return found
 
 
-def _take(where: NDArray[np.bool_], *values: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    row, col = np.nonzero(where)
-    return row, col, *(value[row, col] for value in values)
+def _corners(labels: _Labels, first_row: int) -> _Corners:
+    """Corners on the upper side of every row of a strip."""
+    inside = labels.inside
+    # An edge goes up or down from a point where the pixels left and right of it differ, and so on round the point.
+    upright = inside[:, 1:] != inside[:, :-1]
+    north, south = upright[:-1], upright[1:]
+    turns = _points(north != south)
+    crosses = _points(north & south & (inside[:-1, :-1] != inside[1:, :-1]))
+    found = [_turning(labels, *turns), *_crossing(labels, *crosses)]
+    every = _joined(found)
+    return replace(every, row=every.row + first_row)
+
+
+def _points(where: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    row, col = np.divmod(np.flatnonzero(where), where.shape[1])  # a fifth of the time of np.nonzero
+    return row, col
+
+
+def _around(labels: _Labels, row: Ints, col: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """Labels of the pixels north-west, north-east, south-west and south-east of lattice points."""
+    nw, ne = labels.at(row, col), labels.at(row, col + 1)
+    return nw, ne, labels.at(row + 1, col), labels.at(row + 1, col + 1)
+
+
+def _turning(labels: _Labels, row: Ints, col: Ints) -> _Corners:
+    """Corners at points where one or three of the pixels around are inside."""
+    nw, ne, sw, se = _around(labels, row, col)
+    label = np.maximum.reduce([nw, ne, sw, se])
+    east, south = (ne > 0) != (se > 0), (sw > 0) != (se > 0)
+    return _Corners(row, col, label, np.zeros_like(label), east, south, se > 0)
+
+
+def _crossing(labels: _Labels, row: Ints, col: Ints) -> tuple[_Corners, _Corners]:
+    """Two corners for each point where two inside pixels touch diagonally: the upper pixel's and the lower one's."""
+    nw, ne, sw, se = _around(labels, row, col)
+    falling = nw > 0
+    upper, lower = np.maximum(nw, ne), np.maximum(sw, se)
+    no, yes = np.zeros_like(falling), np.ones_like(falling)
+    return (
+        _Corners(row, col, upper, lower, ~falling, no, no),
+        _Corners(row, col, lower, upper, falling, yes, falling),
+    )
 
 
 def _polygons(corners: _Corners, grid: CellGrid) -> list[Polygon]:
@@ -204,21 +260,22 @@ def _rings(corners: _Corners) -> tuple[Ints, Ints]:
     """
     by_row = np.lexsort((corners.east, corners.col, corners.row))
     by_col = np.lexsort((corners.south, corners.row, corners.col))
-    beside, below = _partners(by_row).tolist(), _partners(by_col).tolist()
+    # Buffers rather than lists: a slide has millions of corners, and Python's numbers take 36 bytes each.
+    beside, below = _partners(by_row).data, _partners(by_col).data
     seen = bytearray(len(by_row))
-    order: list[int] = []
-    lengths: list[int] = []
-    for start in by_row.tolist():
+    order, lengths = array("q"), array("q")
+    for start in by_row.data:
         if seen[start]:
             continue
         begin, at = len(order), start
         while not seen[at]:
             other = beside[at]
             seen[at] = seen[other] = 1
-            order += (at, other)
+            order.append(at)
+            order.append(other)
             at = below[other]
         lengths.append(len(order) - begin)
-    return np.array(order), np.repeat(np.arange(len(lengths)), lengths)
+    return np.asarray(order), np.repeat(np.arange(len(lengths)), lengths)
 
 
 def _partners(order: Ints) -> Ints:
