@@ -21,6 +21,7 @@ from wsipipe.numerics.variational import solve_cvm
 
 WINDOW = 256  # cells squared that are read at once
 MAX_CELLS = 20_000_000  # solved in one piece, at about 60 bytes a cell
+NOTHING = 1e-5  # cosines of float32 are exact to a few 1e-7: a mean contrast below this is rounding
 
 Read = Callable[[slice, slice], NDArray[np.float32]]
 
@@ -226,11 +227,15 @@ def _contrast(world: _World, shaping: Shaping, vector: NDArray[np.float32]) -> N
 def _levelled(contrast: NDArray[np.float32], valid: NDArray[np.bool_], gain: float) -> NDArray[np.float32]:
     """Logistic of the contrast in units of its mean size; min-max would let one point's neighbourhood set the scale."""
     size = float(np.abs(contrast[valid]).mean())
-    z = 1 / (1 + np.exp(-gain * contrast / size)) if size > 0 else np.full_like(contrast, 0.5)
+    if size < NOTHING:
+        return np.where(valid, np.float32(0.5), np.float32(0))
+    z = 1 / (1 + np.exp(-gain / size * contrast))
     return np.where(valid, z, 0).astype(np.float32)
 
 
 def _result(u: NDArray[np.float32], z: NDArray[np.float32], status: str, notes: tuple[str, ...]) -> PointSegmentation:
+    if status == "constant":
+        notes = (*notes, "in-target and out-of-target points lie on cells that do not differ: nothing is segmented")
     # z stays below 1 here, so that no rounding lifts a cell outside the mask to 0.5.
     probability = (np.minimum(z, np.float32(0.995)) + (u > np.float32(0.5))) / 2
     return PointSegmentation(u, z, probability.astype(np.float32), status, notes)
