@@ -19,6 +19,7 @@ from wsipipe.models.encoders import Encoder, build_encoder
 from wsipipe.numerics.tissue import Tissue
 from wsipipe.pipeline.feature_plan import feature_path, plan_map
 from wsipipe.pipeline.layouts import Block, DenseLayout, Layout, PatchLayout
+from wsipipe.pipeline.memory import release_memory
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.pixel_source import PixelSource
 from wsipipe.pipeline.read_ahead import read_ahead
@@ -41,6 +42,7 @@ def extract_slide(
     force: bool = False,
     report: Report = silent,
     encoder: Encoder | None = None,
+    core_px: int = 1024,
 ) -> SlideOutcome:
     """Compute the feature map of one slide, or go on with it, or find it finished.
 
@@ -62,6 +64,9 @@ def extract_slide(
         Told the cells done and to do, stage "extract".
     encoder : Encoder, optional
         What the recipe's encoder section builds, where the caller has it already.
+    core_px : int
+        Dense maps: about the side in target px of what is computed at once, without the halo. The map does not
+        depend on it; larger is faster and needs more memory.
 
     Returns
     -------
@@ -88,16 +93,18 @@ def extract_slide(
         if not force and is_finished(path, info):
             return SlideOutcome(entry.key, "skipped", "feature map is up to date", (path,))
         tissue = tissue_for(entry, view, out, recipe.tile)
-        layout = _layout(tissue, info, recipe, encoder, path=entry.path)
+        layout = _layout(tissue, info, recipe, encoder, core_px=core_px, path=entry.path)
         with FeatureMapWriter.open(path, info, block=layout.block_cells) as writer:
             message = _fill(writer, layout, view, encoder, threads=reading_threads(target), report=report)
             writer.finish()
     return SlideOutcome(entry.key, "done", message, (path,))
 
 
-def _layout(tissue: Tissue, info: FeatureMapInfo, recipe: Recipe, encoder: Encoder, *, path: Path) -> Layout:
+def _layout(
+    tissue: Tissue, info: FeatureMapInfo, recipe: Recipe, encoder: Encoder, *, core_px: int, path: Path
+) -> Layout:
     if info.kind == "dense":
-        return DenseLayout(info.grid, tissue, stride_px=encoder.stride_px, halo_px=encoder.halo_px)
+        return DenseLayout(info.grid, tissue, encoder.stride_px, encoder.halo_px, core_px=core_px)
     kept = kept_cells(tissue, info.grid, recipe.tile)
     if not kept.any():
         raise TissueError(
@@ -112,6 +119,7 @@ def _fill(
     writer: FeatureMapWriter, layout: Layout, view: MppView, encoder: Encoder, *, threads: int, report: Report
 ) -> str:
     """Compute the blocks that are not done yet; return a line about it."""
+    release_memory()  # what building the encoder and finding tissue left
     todo, total = _settle_empty_blocks(writer, layout)
     started, done, pixels_read = time.perf_counter(), 0, 0
     report(Progress(writer.info.slide, "extract", done, total))
@@ -127,6 +135,7 @@ def _fill(
                 report(Progress(writer.info.slide, "extract", done, total))
             i, j = block.index
             writer.write_block(i, j, values, block.valid)
+            release_memory()
     seconds = max(time.perf_counter() - started, 1e-9)
     return f"{done} cells of {encoder.dim} values, {pixels_read / 1e6 / seconds:.2f} MP/s"
 

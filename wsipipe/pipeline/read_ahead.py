@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ Data = TypeVar("Data")
 
 def read_ahead(
     items: Iterable[Item], read: Callable[[Item], Data], *, threads: int = 1, depth: int = 2
-) -> Iterator[tuple[Item, Data]]:
+) -> Generator[tuple[Item, Data], None, None]:
     """Yield every item with its data, reading ahead in threads.
 
     Parameters
