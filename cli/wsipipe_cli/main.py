@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from typing import Annotated
@@ -43,6 +44,8 @@ def main(
 def run() -> None:
     """Run the command line; what the user can mend ends in one line and exit code 1."""
     warnings.showwarning = _show_warning
+    # What tifffile says of a damaged file, the error says better.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         app()
     except WsipipeError as error:

@@ -137,7 +137,7 @@ def write_results(
         regions = [
             _region(polygon, segmentation.class_name, reader.mpp) for polygon in outline_mask(iter(masks), raster)
         ]
-        write_geojson(geojson, regions, offset=segmentation.offset)
+        write_geojson(geojson, regions, offset=segmentation.offset, slide=key)
         write_png(overlay, draw_overlay(reader, regions))
         told = _report(key, reader, segmentation, raster, masks.count(), len(regions)) | {
             "provenance": dict(provenance)
