@@ -17,11 +17,16 @@ def test_files_appear_together_at_the_end(tmp_path):
 
 def test_a_failure_leaves_the_former_files_and_nothing_else(tmp_path):
     (tmp_path / "a").write_text("old")
-    with pytest.raises(RuntimeError, match="half-way"), staged(tmp_path) as stage:
-        (stage / "a").write_text("new")
-        raise RuntimeError("half-way")
+    with pytest.raises(RuntimeError, match="half-way"):
+        _write_half(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+
+
+def _write_half(folder):
+    with staged(folder) as stage:
+        (stage / "a").write_text("new")
+        raise RuntimeError("half-way")
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
