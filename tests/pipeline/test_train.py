@@ -282,6 +282,7 @@ def test_one_class_alone_is_refused_even_over_several_slides(images, tmp_path):
     (tmp_path / "m.csv").write_text("\n".join(lines))
     with pytest.raises(AnnotationError, match="no out-of-target points to train on"):
         go(tmp_path / "m.csv", recipe(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_points_file_of_another_slide_is_refused(images, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET
-from wsipipe.models.methods.variational import FeatureTeacher, decoder_features
+from wsipipe.models.methods.variational import FeatureTeacher, decoder_features, featureless_points_allowed
 from wsipipe.numerics.contrast import contrast_map
 from wsipipe.pipeline.curves import rendered
 from wsipipe.pipeline.samples import Sample
@@ -96,9 +96,10 @@ def _contrast(trainer: Trainer, sample: Sample) -> NDArray[np.float32]:
         return _or_nan(None, sample)
     trainer.model.eval()
     features = decoder_features(trainer.model, scene.inputs)
-    maps = contrast_map(
-        features, scene.in_target, scene.out_of_target, eta=cvm.eta, prototype=cvm.prototype, valid=scene.valid
-    )
+    with featureless_points_allowed():
+        maps = contrast_map(
+            features, scene.in_target, scene.out_of_target, eta=cvm.eta, prototype=cvm.prototype, valid=scene.valid
+        )
     return np.where(scene.valid, maps.mean(axis=0), np.float32(np.nan))
 
 

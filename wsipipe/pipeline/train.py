@@ -119,10 +119,11 @@ def train(
     """
     rows = read_manifest(manifest)
     target = pick_device(device)
+    reading = Reading(slide_mpp, classes, crop, reader, str(target), workers)
+    data = prepare(rows, recipe, out=out, reading=reading, report=report)
+    trainer = Trainer(data, recipe, device=target, item=run.name, report=report)
+    # Opened only now: points that cannot be used leave no run folder behind.
     with RunFolder(run) as folder:
-        reading = Reading(slide_mpp, classes, crop, reader, str(target), workers)
-        data = prepare(rows, recipe, out=out, reading=reading, report=report)
-        trainer = Trainer(data, recipe, device=target, item=run.name, report=report)
         if force:
             folder.clear()
         if (state := folder.load_state()) is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -61,9 +62,7 @@ class FeatureTeacher(Method):
     def _opinion(self, model: nn.Module, scene: Scene) -> NDArray[np.float32] | None:
         if not (len(scene.in_target) and len(scene.out_of_target)):
             return None
-        with warnings.catch_warnings():
-            # Early in training all channels may be off at a point; its contrast map is then 0 and says nothing.
-            warnings.filterwarnings("ignore", message="in-target points on cells without features")
+        with featureless_points_allowed():
             u = self.segment(decoder_features(model, scene.inputs), scene)
         return None if np.ptp(u[scene.valid]) == 0 else u
 
@@ -107,6 +106,14 @@ class ContrastMapTeacher(FeatureTeacher):
             valid=scene.valid,
         )
         return _stretched(contrast.mean(axis=0), scene.valid)
+
+
+@contextmanager
+def featureless_points_allowed() -> Iterator[None]:
+    """Let points pass at which all channels are off, as early in training: their contrast maps are 0, say nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="in-target points on cells without features")
+        yield
 
 
 @torch.no_grad()
