@@ -32,7 +32,7 @@ from wsipipe.pipeline.results import (
 )
 from wsipipe.pipeline.tissue_reuse import tissue_for
 from wsipipe.progress import Report, silent
-from wsipipe.slides import MppView, SlideEntry, SlideReader, open_slide, slide_identity
+from wsipipe.slides import MppView, SlideEntry, SlideReader, keys_beside, open_slide, slide_identity
 from wsipipe.store.feature_map import FeatureMap
 
 Floats = NDArray[np.float32]
@@ -142,7 +142,7 @@ def usable_points(points: PointSet, entry: SlideEntry, slide: SlideReader, tissu
         Of another slide, outside the slide, in-target points off the tissue, one class only, two classes on a cell.
     """
     if points.source is not None:
-        check_source(points.source, entry.key, slides=points.slides)
+        check_source(points.source, entry.key, slides=points.slides, other_keys=keys_beside(entry.path))
     width, height = slide.dimensions
     refuse(audit_points(points, width=width, height=height, grid=grid), source=points.source)
     refuse(audit_tissue(points, tissue.mask, tissue.grid), source=points.source)

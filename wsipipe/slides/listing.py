@@ -73,6 +73,11 @@ def slide_key(path: Path) -> str:
     return name[: -len(double)] if double else Path(name).stem
 
 
+def keys_beside(path: Path) -> list[str]:
+    """Keys of the slides in the folder of a slide, itself among them."""
+    return [slide_key(file) for file in _folder(path.resolve().parent)]
+
+
 def _expand(path: Path, mpp: float | None) -> Iterable[SlideEntry]:
     if path.suffix.lower() == ".csv" and not path.is_dir():
         return _table(path, mpp)
