@@ -13,7 +13,7 @@ import csv
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -67,9 +67,6 @@ class Case:
         return float(dice(segmented[rows[:, None], cols], self.mask))
 
 
-Method = Callable[[Case], Bool]
-
-
 def main() -> None:
     options = parsed()
     with (options.data / "images.csv").open(newline="", encoding="utf-8") as handle:
@@ -108,46 +105,49 @@ def chosen(patient: str, which: str) -> bool:
     return which == "all" or (patient in TUNED_ON) == (which == "tuned")
 
 
-def methods(options: argparse.Namespace) -> dict[str, Method]:
-    """Every method, from a case to a segmentation."""
+def segmentations(case: Case, options: argparse.Namespace) -> dict[str, Bool]:
+    """Segment a case with every method."""
     settings = SegmentSettings(mpp=options.mpp, stride_px=options.stride)
-    forest = RandomForestClassifier(options.trees, random_state=0)
-    extra = ExtraTreesClassifier(options.trees, random_state=0)
+    forest = probability(case, RandomForestClassifier(options.trees, random_state=0))
+    extra = probability(case, ExtraTreesClassifier(options.trees, random_state=0))
+    ours = segmented(case, settings)
     return {
-        "raw contrast + variational step": raw_contrast,
-        FOREST: lambda case: probability(case, forest) > 0.5,
-        "random forest + variational step": lambda case: smoothed(probability(case, forest)),
-        "extra trees": lambda case: probability(case, extra) > 0.5,
-        "extra trees + variational step": lambda case: smoothed(probability(case, extra)),
-        "ridge on the features, no graph": lambda case: plain_ridge(case, settings),
-        "shaped, eq. 5 as printed + variational step": lambda case: printed(case, settings),
-        "shaped contrast alone": lambda case: segmented(case, settings).z > 0.5,
-        OURS: lambda case: segmented(case, settings).mask,
+        "raw contrast + variational step": raw_contrast(case),
+        FOREST: forest > 0.5,
+        "random forest + variational step": smoothed(forest),
+        "extra trees": extra > 0.5,
+        "extra trees + variational step": smoothed(extra),
+        "ridge on the features, no graph": plain_ridge(case, settings),
+        "shaped, eq. 5 as printed + variational step": printed(case, settings),
+        "shaped contrast alone": ours.z > 0.5,
+        OURS: ours.mask,
     }
 
 
 def scores_of(row: dict[str, str], options: argparse.Namespace) -> dict[tuple[int, str], float]:
     """Dice of one image by number of pairs and method, averaged over the draws of points."""
     torch.set_num_threads(1)
-    ways = methods(options)
-    out: dict[tuple[int, str], float] = {}
+    features, mask = features_of(options.data / row["image"], options), mask_of(options.data / row["mask"])
+    out: dict[tuple[int, str], list[float]] = {}
     for pairs in options.pairs:
-        cases = list(cases_of(row, pairs, options))
-        for name, method in ways.items():
-            out[pairs, name] = float(np.mean([case.score(method(case)) for case in cases]))
-    return out
+        for draw in range(options.draws):
+            rng = np.random.default_rng([zlib.crc32(row["name"].encode()), pairs, draw, options.seed])
+            case = marked(features, mask, options.stride * options.mpp / options.image_mpp, pairs=pairs, rng=rng)
+            for name, found in segmentations(case, options).items():
+                out.setdefault((pairs, name), []).append(case.score(found))
+    return {key: float(np.mean(values)) for key, values in out.items()}
 
 
-def cases_of(row: dict[str, str], pairs: int, options: argparse.Namespace) -> Iterator[Case]:
-    features = features_of(options.data / row["image"], options)
-    mask = np.asarray(Image.open(options.data / row["mask"])) > 0
-    cell = options.stride * options.mpp / options.image_mpp
-    for draw in range(options.draws):
-        rng = np.random.default_rng([zlib.crc32(row["name"].encode()), pairs, draw, options.seed])
-        pixels = [rng.choice(np.flatnonzero(mask.ravel() == value), pairs) for value in (True, False)]
-        at = np.stack(np.unravel_index(np.concatenate(pixels), mask.shape), 1)
-        cells = np.minimum((at + 0.5) / cell, np.array(features.shape[:2]) - 1).astype(np.int64)
-        yield Case(features, mask, cell, cells, np.repeat([1, 0], pairs))
+def mask_of(path: Path) -> Bool:
+    return np.asarray(Image.open(path)) > 0
+
+
+def marked(features: Floats, mask: Bool, cell: float, *, pairs: int, rng: np.random.Generator) -> Case:
+    """Draw points uniformly inside and outside the mask."""
+    pixels = [rng.choice(np.flatnonzero(mask.ravel() == value), pairs) for value in (True, False)]
+    at = np.stack(np.unravel_index(np.concatenate(pixels), mask.shape), 1)
+    cells = np.minimum((at + 0.5) / cell, np.array(features.shape[:2]) - 1).astype(np.int64)
+    return Case(features, mask, cell, cells, np.repeat([1, 0], pairs))
 
 
 def features_of(path: Path, options: argparse.Namespace) -> Floats:

@@ -7,8 +7,10 @@ model (eq. 6) makes the segmentation. Maps are read in windows, twice: once for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +22,9 @@ from wsipipe.numerics.shaping import Shaping, fit_axes, fit_diffusion, ridge_wei
 from wsipipe.numerics.variational import solve_cvm
 
 WINDOW = 256  # cells squared that are read at once
-MAX_CELLS = 20_000_000  # solved in one piece, at about 60 bytes a cell
+MAX_CELLS = 64_000_000  # about 20 bytes each
+WHOLE_CELLS = 4_000_000  # solved in one piece, at about 60 bytes each; larger maps in bands
+BAND_OVERLAP = 64  # rows solved on both sides of a band and dropped: far beyond what a boundary disturbs
 NOTHING = 1e-5  # cosines of float32 are exact to a few 1e-7: a mean contrast below this is rounding
 
 Read = Callable[[slice, slice], NDArray[np.float32]]
@@ -91,22 +95,15 @@ def segment_map(
     AnnotationError
         One of the two classes has no point on a valid cell.
     NumericsError
-        Wrong shapes or types, points outside the map, features that are not finite, or more than 20 million cells.
+        Wrong shapes or types, points outside the map, features that are not finite, or more than 64 million cells.
     """
     world = _World(read, shape, _checked_valid(valid, shape))
     cells, labels, notes = _usable(points_cells, label, world.valid)
     shaping = _fit(world, cells, settings)
     weights = _point_weights(world, shaping, cells, labels, settings)
     z = _levelled(_contrast(world, shaping, weights), world.valid, settings.gain)
-    solved = solve_cvm(
-        z[None],
-        lam_rel=settings.lam_rel,
-        beta=settings.beta,
-        means=settings.means,
-        tol=settings.tol,
-        valid=world.valid,
-    )
-    return _result(solved.u[0], z, solved.status[0], notes)
+    u, status = _solved(z, world.valid, settings)
+    return _result(u, z, status, notes)
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,7 @@ class _World:
 def _checked_valid(valid: NDArray[np.bool_] | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
     if shape[0] * shape[1] > MAX_CELLS:
         raise NumericsError(
-            f"a map of {shape[0]} x {shape[1]} cells is too large to segment in one piece",
+            f"a map of {shape[0]} x {shape[1]} cells is too large to segment",
             remedy="use a coarser --stride or --mpp",
         )
     if valid is None:
@@ -225,17 +222,61 @@ def _contrast(world: _World, shaping: Shaping, vector: NDArray[np.float32]) -> N
 
 
 def _levelled(contrast: NDArray[np.float32], valid: NDArray[np.bool_], gain: float) -> NDArray[np.float32]:
-    """Logistic of the contrast in units of its mean size; min-max would let one point's neighbourhood set the scale."""
-    size = float(np.abs(contrast[valid]).mean())
-    if size < NOTHING:
-        return np.where(valid, np.float32(0.5), np.float32(0))
-    z = 1 / (1 + np.exp(-gain / size * contrast))
-    return np.where(valid, z, 0).astype(np.float32)
+    """Logistic of the contrast in units of its mean size, in place; 0 stays 0 where not valid.
+
+    Min-max normalisation would let the neighbourhood of one point set the scale.
+    """
+    size = float(sum(np.abs(band).sum(dtype=np.float64) for band in contrast)) / np.count_nonzero(valid)
+    for row, keep in zip(contrast, valid, strict=True):
+        row[keep] = 1 / (1 + np.exp(-gain / size * row[keep])) if size > NOTHING else 0.5
+    return contrast
+
+
+def _solved(
+    z: NDArray[np.float32], valid: NDArray[np.bool_], settings: SegmentSettings
+) -> tuple[NDArray[np.float32], str]:
+    """Minimise eq. 6 on a contrast map; large maps get their means from a coarser copy and u band by band."""
+    solve = partial(solve_cvm, lam_rel=settings.lam_rel, beta=settings.beta, tol=settings.tol)
+    factor = math.ceil(math.sqrt(z.size / WHOLE_CELLS))
+    if factor == 1:
+        whole = solve(z[None], valid=valid, means=settings.means)
+        return whole.u[0], whole.status[0]
+    blocks, filled = _coarser(z, valid, factor)
+    coarse = solve(blocks[None], valid=filled, means=settings.means)
+    if coarse.status[0] == "constant":
+        return np.zeros_like(z), "constant"
+    u = np.zeros_like(z)
+    capped = False
+    for core, band in _bands(z.shape):
+        if valid[band].any():
+            part = solve(z[None, band], valid=valid[band], means=(coarse.c1, coarse.c2))
+            u[core] = part.u[0, core.start - band.start : core.stop - band.start]
+            capped |= part.status[0] == "capped"
+    return u, "capped" if capped else coarse.status[0]
+
+
+def _coarser(
+    z: NDArray[np.float32], valid: NDArray[np.bool_], factor: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Means of the valid cells of each factor x factor block, (r, c), and which blocks have any."""
+    starts = [np.arange(0, side, factor) for side in z.shape]
+    sums, counts = (np.add.reduceat(np.add.reduceat(a, starts[0], 0, np.float32), starts[1], 1) for a in (z, valid))
+    return np.asarray(sums / np.maximum(counts, 1), np.float32), np.asarray(counts > 0)
+
+
+def _bands(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+    """Bands of rows of at most WHOLE_CELLS cells with their overlap: (rows to keep, rows to solve)."""
+    step = max(BAND_OVERLAP, WHOLE_CELLS // shape[1] - 2 * BAND_OVERLAP)
+    for top in range(0, shape[0], step):
+        core = slice(top, min(top + step, shape[0]))
+        yield core, slice(max(0, top - BAND_OVERLAP), min(core.stop + BAND_OVERLAP, shape[0]))
 
 
 def _result(u: NDArray[np.float32], z: NDArray[np.float32], status: str, notes: tuple[str, ...]) -> PointSegmentation:
     if status == "constant":
         notes = (*notes, "in-target and out-of-target points lie on cells that do not differ: nothing is segmented")
     # z stays below 1 here, so that no rounding lifts a cell outside the mask to 0.5.
-    probability = (np.minimum(z, np.float32(0.995)) + (u > np.float32(0.5))) / 2
-    return PointSegmentation(u, z, probability.astype(np.float32), status, notes)
+    probability = np.minimum(z, np.float32(0.995))
+    probability += u > np.float32(0.5)
+    probability /= 2
+    return PointSegmentation(u, z, probability, status, notes)
