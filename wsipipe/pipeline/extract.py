@@ -125,7 +125,7 @@ def _fill(
     report(Progress(writer.info.slide, "extract", done, total))
     pieces = (piece for block in _blocks(writer, layout, todo) for piece in layout.pieces(block))
     with PixelSource(view) as source:
-        data = read_ahead(pieces, lambda piece: source.read(piece.regions), threads=threads)
+        data = read_ahead(pieces, lambda piece: source.read(piece.regions), threads=threads, depth=threads + 1)
         for block, parts in itertools.groupby(data, key=lambda part: part[0].block):
             values = np.zeros((*block.valid.shape, encoder.dim), np.float32)
             for piece, pixels in parts:
