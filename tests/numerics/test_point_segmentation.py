@@ -166,30 +166,6 @@ def test_large_maps_are_read_in_windows():
     assert sum(a * b for a, b in sizes) < 300 * 530 * 2 + 8 * 256 * 256 + 200
 
 
-def test_maps_solved_in_bands_hardly_differ_from_those_solved_whole(world, monkeypatch):
-    valid = np.ones(world.shape, bool)
-    valid[:, :20] = False
-    points, label = world.points(5, 5)
-    keep = points[:, 1] >= 20
-    whole = world.segment(points[keep], label[keep], valid=valid)
-    monkeypatch.setattr(module, "WHOLE_CELLS", 130 * 40)
-    monkeypatch.setattr(module, "BAND_OVERLAP", 12)
-    banded = world.segment(points[keep], label[keep], valid=valid)
-    np.testing.assert_array_equal(whole.z, banded.z)
-    assert not np.array_equal(whole.u, banded.u)
-    assert (whole.mask != banded.mask).mean() < 0.002
-    assert banded.status == "converged"
-    np.testing.assert_array_equal(banded.probability >= 0.5, banded.mask)
-
-
-def test_a_constant_map_in_bands_is_constant(world, monkeypatch):
-    monkeypatch.setattr(module, "WHOLE_CELLS", 130 * 40)
-    world.features[:] = 3
-    result = world.segment()
-    assert result.status == "constant"
-    assert not result.mask.any()
-
-
 def test_windows_without_tissue_are_not_read():
     world = World((300, 530))
     valid = np.zeros(world.shape, bool)

@@ -7,24 +7,20 @@ model (eq. 6) makes the segmentation. Maps are read in windows, twice: once for 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wsipipe.config import SegmentSettings
 from wsipipe.errors import AnnotationError, NumericsError
+from wsipipe.numerics.banded import solve_large
 from wsipipe.numerics.correlation import check_points
 from wsipipe.numerics.shaping import Shaping, fit_axes, fit_diffusion, ridge_weights, unit
-from wsipipe.numerics.variational import solve_cvm
 
 WINDOW = 256  # cells squared that are read at once
 MAX_CELLS = 64_000_000  # about 20 bytes each
-WHOLE_CELLS = 4_000_000  # solved in one piece, at about 60 bytes each; larger maps in bands
-BAND_OVERLAP = 64  # rows solved on both sides of a band and dropped: far beyond what a boundary disturbs
 NOTHING = 1e-5  # cosines of float32 are exact to a few 1e-7: a mean contrast below this is rounding
 
 Read = Callable[[slice, slice], NDArray[np.float32]]
@@ -102,7 +98,14 @@ def segment_map(
     shaping = _fit(world, cells, settings)
     weights = _point_weights(world, shaping, cells, labels, settings)
     z = _levelled(_contrast(world, shaping, weights), world.valid, settings.gain)
-    u, status = _solved(z, world.valid, settings)
+    u, status = solve_large(
+        z,
+        valid=world.valid,
+        lam_rel=settings.lam_rel,
+        beta=settings.beta,
+        means=settings.means,
+        tol=settings.tol,
+    )
     return _result(u, z, status, notes)
 
 
@@ -230,46 +233,6 @@ def _levelled(contrast: NDArray[np.float32], valid: NDArray[np.bool_], gain: flo
     for row, keep in zip(contrast, valid, strict=True):
         row[keep] = 1 / (1 + np.exp(-gain / size * row[keep])) if size > NOTHING else 0.5
     return contrast
-
-
-def _solved(
-    z: NDArray[np.float32], valid: NDArray[np.bool_], settings: SegmentSettings
-) -> tuple[NDArray[np.float32], str]:
-    """Minimise eq. 6 on a contrast map; large maps get their means from a coarser copy and u band by band."""
-    solve = partial(solve_cvm, lam_rel=settings.lam_rel, beta=settings.beta, tol=settings.tol)
-    factor = math.ceil(math.sqrt(z.size / WHOLE_CELLS))
-    if factor == 1:
-        whole = solve(z[None], valid=valid, means=settings.means)
-        return whole.u[0], whole.status[0]
-    blocks, filled = _coarser(z, valid, factor)
-    coarse = solve(blocks[None], valid=filled, means=settings.means)
-    if coarse.status[0] == "constant":
-        return np.zeros_like(z), "constant"
-    u = np.zeros_like(z)
-    capped = False
-    for core, band in _bands(z.shape):
-        if valid[band].any():
-            part = solve(z[None, band], valid=valid[band], means=(coarse.c1, coarse.c2))
-            u[core] = part.u[0, core.start - band.start : core.stop - band.start]
-            capped |= part.status[0] == "capped"
-    return u, "capped" if capped else coarse.status[0]
-
-
-def _coarser(
-    z: NDArray[np.float32], valid: NDArray[np.bool_], factor: int
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Means of the valid cells of each factor x factor block, (r, c), and which blocks have any."""
-    starts = [np.arange(0, side, factor) for side in z.shape]
-    sums, counts = (np.add.reduceat(np.add.reduceat(a, starts[0], 0, np.float32), starts[1], 1) for a in (z, valid))
-    return np.asarray(sums / np.maximum(counts, 1), np.float32), np.asarray(counts > 0)
-
-
-def _bands(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
-    """Bands of rows of at most WHOLE_CELLS cells with their overlap: (rows to keep, rows to solve)."""
-    step = max(BAND_OVERLAP, WHOLE_CELLS // shape[1] - 2 * BAND_OVERLAP)
-    for top in range(0, shape[0], step):
-        core = slice(top, min(top + step, shape[0]))
-        yield core, slice(max(0, top - BAND_OVERLAP), min(core.stop + BAND_OVERLAP, shape[0]))
 
 
 def _result(u: NDArray[np.float32], z: NDArray[np.float32], status: str, notes: tuple[str, ...]) -> PointSegmentation:
