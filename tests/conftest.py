@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from slidemaker import tissue_picture, write_slide
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

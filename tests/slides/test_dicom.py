@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 
+from dicommaker import write_dicom
 from wsipipe.errors import SlideError
 from wsipipe.slides.dicom import is_dicom, main_file, series_files, series_uid
-
-
-def write_dicom(path, uid, *, body=b""):
-    element = b"\x20\x00\x0e\x00UI" + struct.pack("<H", len(uid) + len(uid) % 2) + uid.encode() + b"\0" * (len(uid) % 2)
-    path.write_bytes(bytes(128) + b"DICM" + element + body)
-    return path
 
 
 def test_series_is_read_from_the_header(tmp_path):

@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from test_dicom import write_dicom
 
+from dicommaker import write_dicom
 from wsipipe.errors import SlideError
 from wsipipe.slides import slide_files, slide_identity
 
