@@ -49,26 +49,27 @@ def run_demo(folder: Path, *, device: str = "auto", report: Report = silent) -> 
     segmented = segment_slide(
         entry, points=files.points, out=folder / "segment", recipe=recipe, device=device, report=report
     )
-    yield f"segment    {segmented.message}: no training; {_score(segmented.outputs[0], files)}"
+    yield f"segment    {segmented.message}: no training; Dice {score(segmented.outputs[0], files):.3f}"
     trained = train(
-        _manifest(folder, files), recipe, folder / "runs" / "demo", out=folder, device=device, report=report
+        write_manifest(folder, files), recipe, folder / "runs" / "demo", out=folder, device=device, report=report
     )
     yield f"train      {trained}"
     predicted = predict_slide(entry, model=folder / "runs" / "demo", out=folder, device=device, report=report)
-    yield f"predict    {predicted.message}; {_score(predicted.outputs[0], files)}"
+    yield f"predict    {predicted.message}; Dice {score(predicted.outputs[0], files):.3f}"
     yield f"look at    {folder / 'masks' / 'demo.overlay.png'}"
 
 
-def _manifest(folder: Path, files: DemoSlide) -> Path:
+def write_manifest(folder: Path, files: DemoSlide) -> Path:
+    """Manifest of the demo slide for `train`."""
     path = folder / "demo.manifest.csv"
     write_csv(path, [{"slide": files.slide.name, "points": files.points.name, "mask": files.mask.name}])
     return path
 
 
-def _score(mask: Path, files: DemoSlide) -> str:
+def score(mask: Path, files: DemoSlide) -> float:
     """Dice of a written mask against the reference, at the mask's pixels."""
     info = raster_info(mask)
     predicted = read_raster(mask, slice(None), slice(None)) > 0
     truth = np.asarray(Image.open(files.mask)) > 0
     at_mask = sample_nearest(truth, CellGrid(truth.shape[0], truth.shape[1], 1.0), info.grid, slice(0, info.grid.rows))
-    return f"Dice {dice(predicted, at_mask):.3f}"
+    return dice(predicted, at_mask)
