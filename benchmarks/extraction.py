@@ -51,7 +51,7 @@ def main() -> None:
     options = parse()
     if options.once:
         work(options, options.once)
-        sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}")
+        sys.stdout.write(str(own_peak()))
         return
     rows = [measure(options, kind) for kind in options.kinds]
     sys.stdout.write(json.dumps(rows, indent=1) + "\n" if options.json else table(rows))
@@ -121,6 +121,18 @@ def peak(kind: str) -> float:
     """Peak resident MB of a process that extracts once."""
     command = [sys.executable, *sys.argv, "--once", kind]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def own_peak() -> float:
+    """Peak resident MB of this process.
+
+    Linux hands the parent's peak on through fork and exec in `ru_maxrss`; VmHWM begins anew.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = (line.split() for line in status.read_text(encoding="ascii").splitlines())
+        return next(int(words[1]) for words in lines if words[0] == "VmHWM:") / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def table(rows: list[dict[str, Any]]) -> str:
