@@ -97,6 +97,14 @@ def test_two_classes_in_one_cell_are_refused(project):
         prepared(project, name="both")
 
 
+def test_validation_without_a_point_on_tissue_is_refused(project):
+    shutil.copy(project / "s.svs", project / "v.svs")
+    (project / "v.points.csv").write_text("x,y,label\n10,10,Stroma")
+    (project / "empty.csv").write_text("slide,points,split\ns.svs,s.points.csv,train\nv.svs,v.points.csv,val")
+    with pytest.raises(AnnotationError, match=r"no point to validate on .* the val slides: v \(click points"):
+        prepared(project, name="empty")
+
+
 def test_points_outside_the_slide_are_refused(project):
     write(project, [*POINTS, "3000,300,Stroma"], name="outside")
     with pytest.raises(AnnotationError, match="lie outside the slide of 1024 x 768 px"):

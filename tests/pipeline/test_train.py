@@ -235,6 +235,14 @@ def test_loss_that_explodes_stops_the_run(images, tmp_path):
         go(images, recipe(epochs=9, learning_rate=1e30), tmp_path / "run")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_validation_loss_that_is_not_finite_stops_the_run(images, tmp_path, monkeypatch, value):
+    monkeypatch.setattr(Trainer, "validate", lambda self: Scores(value, None))
+    with pytest.raises(NumericsError, match=rf"the validation loss is {value} in epoch 1 at a learning rate of 0.03"):
+        go(images, recipe(epochs=3), tmp_path / "run")
+    assert not (tmp_path / "run" / "state.pt").exists()
+
+
 def test_batches_of_windows_of_different_sizes_and_steps(images, tmp_path):
     seen = []
     settings = recipe(epochs=2, batch_size=2, steps_per_epoch=3)

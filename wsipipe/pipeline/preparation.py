@@ -84,7 +84,8 @@ def prepare(rows: Sequence[ManifestRow], recipe: Recipe, *, out: Path, reading: 
     Raises
     ------
     WsipipeError
-        A slide cannot be read or encoded, points cannot be used, masks are asked for and missing.
+        A slide cannot be read or encoded, points cannot be used, none is left to train or to validate on, masks are
+        asked for and missing.
     """
     _check_masks(rows, recipe)
     used = [row for row in rows if row.split != "test"]
@@ -93,6 +94,7 @@ def prepare(rows: Sequence[ManifestRow], recipe: Recipe, *, out: Path, reading: 
     split = split_slides(pointed, fraction=recipe.training.validation_fraction, seed=recipe.training.seed)
     train, validation = (_windows(slides, recipe) for slides in (split.train, split.validation))
     _check_both_classes(train)
+    _check_validation(validation, used)
     facts = _facts(sources, recipe)
     return TrainingSet(train, validation, facts, (*notes, split.note), _digest(used, reading, facts))
 
@@ -191,6 +193,18 @@ def _check_both_classes(train: Sequence[Sample]) -> None:
             raise AnnotationError(
                 f"no {name} points to train on among {len(train)} windows", remedy=f"click {name} points on tissue"
             )
+
+
+def _check_validation(validation: Sequence[Sample], rows: Sequence[ManifestRow]) -> None:
+    """Without a labelled point to validate on, no epoch would be the best one and no model be kept."""
+    if any(len(sample.points) for sample in validation):
+        return
+    keys = [row.key for row in rows if row.split == "val"]
+    listed = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
+    raise AnnotationError(
+        f"no point to validate on lies on the tissue of the val slides: {listed}",
+        remedy="click points on their tissue, mark other slides val, or leave the split column out",
+    )
 
 
 def _facts(sources: Sequence[Source], recipe: Recipe) -> dict[str, Any]:

@@ -100,12 +100,14 @@ class Trainer:
         Raises
         ------
         NumericsError
-            The loss is no longer finite.
+            The loss, of training or of validation, is no longer finite.
         """
         began, memory = time.perf_counter(), self.memory
         memory.epoch += 1
         losses = self._train()
         scores = self.validate()
+        if not math.isfinite(scores.pce):
+            raise self._not_finite("validation loss", scores.pce)
         if scores.pce < memory.best_pce:
             memory.best_epoch, memory.best_pce = memory.epoch, scores.pce
         refreshed = self._ask_teacher(scores.pce)
@@ -133,27 +135,31 @@ class Trainer:
         self.model.train()
         with _seeded(self.settings.seed, epoch, self.loader.device) as rng:
             for step, batch in enumerate(self.loader.epoch(self.data.train, self.method, rng), start=1):
-                total += self._step(batch, rate)
+                total += self._step(batch)
                 done = (epoch - 1) * steps + step
                 self._report(Progress(self._item, "train", done, self.settings.epochs * steps))
         return float(total[0] / steps), float(total[1] / steps)
 
-    def _step(self, batch: Batch, rate: float) -> tuple[float, float]:
+    def _step(self, batch: Batch) -> tuple[float, float]:
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.loader.device.type, enabled=self._half):
             losses = self.method.loss(self.model, batch)
         loss = losses.points + self.settings.kl_weight * losses.second
         if not torch.isfinite(loss):
-            raise NumericsError(
-                f"the loss is {loss.item()} in epoch {self.memory.epoch} at a learning rate of {rate:g}",
-                remedy="use a lower learning rate",
-            )
+            raise self._not_finite("loss", loss.item())
         scaled: Tensor = self._scaler.scale(loss)
         torch.autograd.backward(scaled)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self.method.after_step(self.model)
         return losses.points.item(), losses.second.item()
+
+    def _not_finite(self, name: str, value: float) -> NumericsError:
+        epoch = self.memory.epoch
+        return NumericsError(
+            f"the {name} is {value} in epoch {epoch} at a learning rate of {learning_rate(self.settings, epoch):g}",
+            remedy="use a lower learning rate",
+        )
 
     def validate(self) -> Scores:
         """Partial cross-entropy and Dice of the validation windows, in evaluation mode."""
