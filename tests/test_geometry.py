@@ -1,4 +1,4 @@
-"""Geometry: cores partition the extent, cells find their points, nonsense is refused."""
+"""Geometry: cells find their points, nonsense is refused."""
 
 from __future__ import annotations
 
@@ -6,22 +6,7 @@ import numpy as np
 import pytest
 
 from wsipipe.errors import GeometryError
-from wsipipe.geometry import CellGrid, Region, TileGrid
-
-
-def test_cores_partition_the_extent_exactly():
-    grid = TileGrid(width=1000, height=333, core_px=256, halo_px=32)
-    count = np.zeros((333, 1000), int)
-    for i, j in grid:
-        core = grid.core(i, j)
-        count[core.y : core.y_end, core.x : core.x_end] += 1
-    assert (count == 1).all()
-    assert grid.padded(0, 0) == Region(-32, -32, 320, 320)
-
-
-def test_core_outside_the_grid_is_refused():
-    with pytest.raises(GeometryError, match=r"core \(2, 0\) lies outside"):
-        TileGrid(100, 100, 64).core(2, 0)
+from wsipipe.geometry import CellGrid, Region
 
 
 @pytest.mark.parametrize(
@@ -43,9 +28,7 @@ def test_region_clips_to_nothing_outside():
     assert Region(100, 0, 20, 5).clipped(100, 3) is None
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: Region(0, 0, 0, 1), lambda: TileGrid(0, 1, 1), lambda: CellGrid(1, 1, float("nan"))]
-)
+@pytest.mark.parametrize("make", [lambda: Region(0, 0, 0, 1), lambda: CellGrid(1, 1, float("nan"))])
 def test_nonsense_is_refused_with_the_value(make):
     with pytest.raises(GeometryError, match=r"got"):
         make()

@@ -59,3 +59,17 @@ def test_an_absent_scheduler_is_named(monkeypatch):
     monkeypatch.setattr("wsipipe.parallel._CONNECT_S", 1)
     with pytest.raises(WsipipeError, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:9"):
         dict(map_items(square, [1], scheduler="tcp://127.0.0.1:9"))
+
+
+def place(item, report):
+    import torch
+
+    return os.environ.get("WSIPIPE_WORKER_INDEX"), torch.get_num_threads()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_know_their_number_and_share_the_cores():
+    """Several workers take a GPU each, and all cores between them."""
+    results = dict(map_items(place, list(range(6)), workers=2))
+    assert {index for index, _ in results.values()} <= {"0", "1"}
+    assert {threads for _, threads in results.values()} == {max(1, os.cpu_count() // 2)}

@@ -1,4 +1,4 @@
-"""Frozen, validated geometry: regions, tile grids, and map cells laid over a slide.
+"""Frozen, validated geometry: regions, and map cells laid over a slide.
 
 Frames
 ------
@@ -13,7 +13,6 @@ cells
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,54 +61,6 @@ class Region:
         x, y = max(self.x, 0), max(self.y, 0)
         x_end, y_end = min(self.x_end, width), min(self.y_end, height)
         return Region(x, y, x_end - x, y_end - y) if x_end > x and y_end > y else None
-
-
-@dataclass(frozen=True)
-class TileGrid:
-    """Square cores that partition an extent exactly, each read with a halo around it.
-
-    Parameters
-    ----------
-    width, height : int
-        Extent in target px.
-    core_px : int
-        Side of a core; the last row and column of cores are cut to the extent.
-    halo_px : int
-        Margin read around a core and cropped later, on all four sides.
-    """
-
-    width: int
-    height: int
-    core_px: int
-    halo_px: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.width, self.height, self.core_px) <= 0 or self.halo_px < 0:
-            raise GeometryError(
-                f"a tile grid needs a positive extent and core and no negative halo, got extent "
-                f"{self.width} x {self.height}, core {self.core_px}, halo {self.halo_px} px"
-            )
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of (rows, columns) of cores."""
-        return math.ceil(self.height / self.core_px), math.ceil(self.width / self.core_px)
-
-    def core(self, i: int, j: int) -> Region:
-        """Core in row `i`, column `j`, in target px."""
-        rows, cols = self.shape
-        if not (0 <= i < rows and 0 <= j < cols):
-            raise GeometryError(f"core ({i}, {j}) lies outside a grid of {rows} x {cols} cores")
-        x, y = j * self.core_px, i * self.core_px
-        return Region(x, y, min(self.core_px, self.width - x), min(self.core_px, self.height - y))
-
-    def padded(self, i: int, j: int) -> Region:
-        """Core (i, j) with its halo, in target px; may reach past the extent."""
-        return self.core(i, j).padded(self.halo_px, self.halo_px, self.halo_px, self.halo_px)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        rows, cols = self.shape
-        return ((i, j) for i in range(rows) for j in range(cols))
 
 
 @dataclass(frozen=True)

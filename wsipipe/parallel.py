@@ -8,6 +8,7 @@ shared) or the cluster at the given address.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+WORKER_INDEX = "WSIPIPE_WORKER_INDEX"
+"""Environment variable in which a local worker finds its number, from 0."""
 
 _TOPIC = "wsipipe-progress"
 _CONNECT_S = 10
@@ -72,15 +76,13 @@ def map_items(
         yield from _gather(client, task, items)
 
 
-def worker_index() -> int:
-    """Position of this process among the local workers; 0 outside of a cluster. Spreads workers over GPUs."""
+def _run(task: Callable[[Item, Report], Result], item: Item) -> Result:
+    """Run on a worker, which learns its place among the others: with several GPUs, each takes its own."""
     from distributed import get_worker
 
-    try:
-        name = get_worker().name
-    except ValueError:
-        return 0
-    return int(name) if str(name).isdigit() else 0
+    name = str(get_worker().name)
+    os.environ[WORKER_INDEX] = name if name.isdigit() else "0"
+    return task(item, _send)
 
 
 def _gather(
@@ -89,7 +91,7 @@ def _gather(
     from distributed import as_completed
     from distributed.scheduler import KilledWorker
 
-    futures = {client.submit(task, item, _send, pure=False): index for index, item in enumerate(items)}
+    futures = {client.submit(_run, task, item, pure=False): index for index, item in enumerate(items)}
     for future in as_completed(list(futures)):
         error = future.exception()
         if isinstance(error, KilledWorker):
@@ -117,13 +119,23 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
             yield client
         return
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": _SECOND_CHANCES}),
+        dask.config.set(_local_settings(workers)),
         LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
         ) as cluster,
         Client(cluster) as client,
     ):
         yield client
+
+
+def _local_settings(workers: int) -> dict[str, object]:
+    """Workers share the cores; without this dask gives each process a single thread."""
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return {
+        "distributed.scheduler.allowed-failures": _SECOND_CHANCES,
+        "distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads),
+    }
 
 
 def _send(progress: Progress, /) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,16 @@ def run_slides(
     workers: int = 1,
     scheduler: str | None = None,
     fail_fast: bool = False,
+    check: Callable[[Sequence[str]], None] | None = None,
 ) -> None:
-    """Run `task` on every slide of the inputs; exit with 1 if any failed."""
+    """Run `task` on every slide of the inputs, whose keys `check` may refuse; exit with 1 if any failed."""
     from wsipipe.pipeline.batch import run_batch
     from wsipipe.slides import list_slides
 
-    entries = list_slides(slides, slide_mpp=slide_mpp)
+    # Workers of a cluster have a working folder of their own.
+    entries = [replace(entry, path=entry.path.absolute()) for entry in list_slides(slides, slide_mpp=slide_mpp)]
+    if check is not None:
+        check([entry.key for entry in entries])
     with progress_bars(len(entries)) as report:
         outcomes = run_batch(task, entries, workers=workers, scheduler=scheduler, fail_fast=fail_fast, report=report)
     summarise(outcomes, total=len(entries))
@@ -39,13 +44,14 @@ def run_slides(
 def summarise(outcomes: Sequence[SlideOutcome], *, total: int) -> None:
     """Print a line per slide and a count; exit with 1 if any failed or was left out."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for heading in ("slide", "status", "result"):
         table.add_column(heading, overflow="fold")
     for outcome in outcomes:
-        table.add_row(outcome.key, _colored(outcome.status), _tell(outcome))
+        table.add_row(escape(outcome.key), _colored(outcome.status), _tell(outcome))
     Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
     counts = {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")}
     left_out = total - len(outcomes)
@@ -65,7 +71,7 @@ def progress_bars(slides: int | None = None) -> Iterator[Report]:
 
     console = Console(stderr=True)
     columns = (
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
         bars.TimeElapsedColumn(),

@@ -55,13 +55,18 @@ def command(
     """Compute a feature map of every slide: features/ of the project folder. Goes on where it was interrupted."""
     from wsipipe.pipeline.extract import extract_slide
     from wsipipe_cli.batch import run_slides
-    from wsipipe_cli.recipes import Changes, recipe_from
+    from wsipipe_cli.recipes import Changes, recipe_from, weights_from
 
     changes: Changes = {
         "tile": {"mpp": target_mpp(mpp, mag), "patch_size_px": patch_size, "overlap_px": overlap},
-        "encoder": {"name": encoder, "kind": kind, "weights": weights, "stride_px": stride},
+        "encoder": {"name": encoder, "kind": kind, "weights": weights_from(weights), "stride_px": stride},
     }
     task = functools.partial(
-        extract_slide, out=output, recipe=recipe_from(recipe, changes), reader=reader, device=device, force=force
+        extract_slide,
+        out=output.absolute(),
+        recipe=recipe_from(recipe, changes),
+        reader=reader,
+        device=device,
+        force=force,
     )
     run_slides(task, slides, slide_mpp=slide_mpp, workers=workers, scheduler=scheduler, fail_fast=fail_fast)

@@ -45,13 +45,14 @@ def command(
     """Write mask, probability, GeoJSON, overlay and report of every slide: masks/ of the project folder."""
     from wsipipe.pipeline.predict import predict_slide
     from wsipipe_cli.batch import run_slides
+    from wsipipe_cli.recipes import weights_from
 
     task = functools.partial(
         predict_slide,
-        model=model,
-        out=output,
+        model=model.absolute(),
+        out=output.absolute(),
         threshold=threshold,
-        weights=weights,
+        weights=weights_from(weights),
         crop=not no_crop,
         reader=reader,
         device=device,

@@ -17,3 +17,8 @@ def recipe_from(source: Path | None, changes: Changes) -> Recipe:
     from wsipipe.config import Recipe, load_recipe, updated
 
     return updated(Recipe() if source is None else load_recipe(source), changes)
+
+
+def weights_from(source: str | None) -> str | None:
+    """Make the path of a weights file absolute, for workers with a working folder of their own."""
+    return str(Path(source).absolute()) if source is not None and Path(source).is_file() else source

@@ -60,15 +60,22 @@ def command(
 ) -> None:
     """Mask, probability, GeoJSON, overlay and report from the variational model alone: masks/ of the project folder."""
     from wsipipe.annotations.classes import choose_classes
-    from wsipipe.pipeline.segment import segment_slide
+    from wsipipe.pipeline.segment import check_one_file_each, segment_slide
     from wsipipe_cli.batch import run_slides
-    from wsipipe_cli.recipes import recipe_from
+    from wsipipe_cli.recipes import recipe_from, weights_from
 
-    changes = {"segment": {"encoder": encoder, "weights": weights, "stride_px": stride, "mpp": target_mpp(mpp, mag)}}
+    changes = {
+        "segment": {
+            "encoder": encoder,
+            "weights": weights_from(weights),
+            "stride_px": stride,
+            "mpp": target_mpp(mpp, mag),
+        }
+    }
     task = functools.partial(
         segment_slide,
-        points=points,
-        out=output,
+        points=points.absolute(),
+        out=output.absolute(),
         recipe=recipe_from(recipe, changes),
         classes=choose_classes(positive or (), negative or ()),
         crop=not no_crop,
@@ -76,4 +83,12 @@ def command(
         device=device,
         force=force,
     )
-    run_slides(task, slides, slide_mpp=slide_mpp, workers=workers, scheduler=scheduler, fail_fast=fail_fast)
+    run_slides(
+        task,
+        slides,
+        slide_mpp=slide_mpp,
+        workers=workers,
+        scheduler=scheduler,
+        fail_fast=fail_fast,
+        check=functools.partial(check_one_file_each, points),
+    )

@@ -61,7 +61,7 @@ def command(
     settings = recipe_from(recipe, {"tile": changes}).tile
     task = functools.partial(
         tile_slide,
-        out=output,
+        out=output.absolute(),
         settings=settings,
         crop=not no_crop,
         reader=reader,

@@ -56,11 +56,11 @@ def command(
     from wsipipe.annotations.classes import choose_classes
     from wsipipe.pipeline.train import train
     from wsipipe_cli.batch import progress_bars
-    from wsipipe_cli.recipes import Changes, recipe_from
+    from wsipipe_cli.recipes import Changes, recipe_from, weights_from
 
     changes: Changes = {
         "tile": {"mpp": target_mpp(mpp, mag)},
-        "encoder": {"name": encoder, "kind": kind, "weights": weights, "stride_px": stride},
+        "encoder": {"name": encoder, "kind": kind, "weights": weights_from(weights), "stride_px": stride},
         "training": {"epochs": epochs, "method": method, "pairs": pairs, "seed": seed},
     }
     with progress_bars() as report:

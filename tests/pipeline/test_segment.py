@@ -12,7 +12,7 @@ from slidemaker import write_slide
 from wsipipe.config import Recipe, parse_recipe
 from wsipipe.errors import AnnotationError, WsipipeError
 from wsipipe.numerics.metrics import dice
-from wsipipe.pipeline.segment import feature_recipe, points_file, segment_slide
+from wsipipe.pipeline.segment import check_one_file_each, feature_recipe, points_file, segment_slide
 from wsipipe.slides import list_slides
 
 MARKED = {
@@ -125,3 +125,22 @@ def test_an_output_in_the_way_is_told(project, tmp_path):
     (tmp_path / "blocked").write_text("")
     with pytest.raises(WsipipeError, match="blocked"):
         segment_slide(entry, points=points, out=tmp_path / "blocked", recipe=RECIPE)
+
+
+def test_one_file_of_clicks_is_not_spread_over_several_slides(project, tmp_path):
+    _, points, _ = project
+    check_one_file_each(points, ["disc"])
+    check_one_file_each(tmp_path, ["disc", "other"])
+    with pytest.raises(AnnotationError, match=r"is one file of points for 2 slides.*folder"):
+        check_one_file_each(points, ["disc", "other"])
+    table = tmp_path / "all.csv"
+    table.write_text("slide,x,y,label\ndisc,1,2,Tumor\nother,3,4,Stroma\n")
+    check_one_file_each(table, ["disc", "other"])
+
+
+def test_a_mask_of_other_features_is_not_up_to_date(project, monkeypatch):
+    """What changes features (weights, a new version of the tissue detector) makes the mask old."""
+    entry, points, out = project
+    segment_slide(entry, points=points, out=out, recipe=RECIPE)
+    monkeypatch.setattr("wsipipe.pipeline.feature_plan.REVISION", 99)
+    assert segment_slide(entry, points=points, out=out, recipe=RECIPE).status == "done"

@@ -112,3 +112,9 @@ def test_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(SlideError, match=f"{tmp_path}: cannot be listed: Permission denied"):
         list_slides([tmp_path])
+
+
+def test_a_name_that_is_not_text_is_refused():
+    """From an archive made on another system: the bytes are no UTF-8."""
+    with pytest.raises(SlideError, match="not UTF-8"):
+        list_slides(["M\udcfcller.svs"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from wsipipe.errors import ConfigError
@@ -10,13 +12,17 @@ from wsipipe.errors import ConfigError
 def pick_device(name: str = "auto") -> torch.device:
     """Device by name; "auto" takes CUDA, then Apple's MPS, then the CPU.
 
+    Several local workers (`wsipipe.parallel`) that say "auto" or "cuda" take one GPU each, in turn.
+
     Raises
     ------
     ConfigError
         There is no such device, or this machine has none.
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("WSIPIPE_WORKER_INDEX", "0")) % torch.cuda.device_count())
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+        return torch.device("mps" if _has_mps() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -57,8 +57,8 @@ def _guarded(task: SlideTask, entry: SlideEntry, report: Report) -> SlideOutcome
         return _failed(entry, str(error))
     except MemoryError:
         return _failed(entry, f"{entry.path}: out of memory (use fewer --workers or a coarser --mpp)")
-    except OSError as error:
-        return _failed(entry, f"{entry.path}: {error}")
+    except (OSError, RuntimeError) as error:  # RuntimeError: how torch says that memory is out, among others
+        return _failed(entry, f"{entry.path}: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _outcome(entry: SlideEntry, result: SlideOutcome | WsipipeError) -> SlideOutcome:

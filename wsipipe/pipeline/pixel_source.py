@@ -18,6 +18,8 @@ from wsipipe.slides import MppView
 class PixelSource:
     """Reads regions at the target resolution; every thread has its own handle on the slide.
 
+    But for plain images, which a handle decodes whole: one decoded picture serves all threads.
+
     Parameters
     ----------
     view : MppView
@@ -38,6 +40,8 @@ class PixelSource:
         return pixels
 
     def _of_this_thread(self) -> MppView:
+        if self._view.reader.backend == "image":
+            return self._view
         if not hasattr(self._mine, "view"):
             view = copy.copy(self._view)
             view.reader = self._opened.enter_context(copy.copy(self._view.reader))

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsipipe.config import PredictSettings, Recipe, updated
+from wsipipe.errors import ConfigError
 from wsipipe.models.devices import pick_device
 from wsipipe.models.segmentation import SegmentationModel, check_fits, restore_model
 from wsipipe.models.weights import weights_digest
@@ -18,6 +19,7 @@ from wsipipe.numerics.blending import blend_windows
 from wsipipe.numerics.regrid import Band
 from wsipipe.numerics.tissue import Tissue
 from wsipipe.pipeline.extract import extract_slide
+from wsipipe.pipeline.feature_plan import relevant_settings
 from wsipipe.pipeline.map_source import ImageMap, MapSource
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.results import (
@@ -82,6 +84,7 @@ def predict_slide(
             "command": "predict",
             "checkpoint": weights_digest(checkpoint.tensors),
             "settings": recipe.digest(),
+            "features": relevant_settings(recipe),
             "slide": slide_identity(entry.path),
             "mpp": slide.mpp,
             "offset": list(offset),
@@ -93,7 +96,8 @@ def predict_slide(
             if isinstance(source, FeatureMap):
                 check_fits(checkpoint, source.info)
             network = restore_model(checkpoint, device=str(pick_device(device)))
-            bands = predict_bands(network, source, recipe.predict, item=entry.key, report=report)
+            mixed = recipe.training.mixed_precision
+            bands = predict_bands(network, source, recipe.predict, mixed=mixed, item=entry.key, report=report)
             threshold = recipe.predict.threshold
             segmentation = Segmentation(source.grid, bands, tissue, threshold=threshold, offset=offset)
             told = write_results(folder, entry.key, slide, segmentation, provenance=provenance)
@@ -136,6 +140,7 @@ def predict_bands(
     source: MapSource,
     settings: PredictSettings,
     *,
+    mixed: bool = True,
     item: str = "",
     report: Report = silent,
 ) -> Iterator[Band]:
@@ -149,6 +154,8 @@ def predict_bands(
         Map that the windows are read from.
     settings : PredictSettings
         Window and overlap in cells.
+    mixed : bool
+        Mixed precision on CUDA.
     item : str
         Named in the progress reports.
 
@@ -161,7 +168,7 @@ def predict_bands(
     def predict(rows: slice, cols: slice) -> NDArray[np.float32] | None:
         if not source.read_valid(rows, cols).any():
             return None
-        return probability(network, source.read(rows, cols))
+        return probability(network, source.read(rows, cols), mixed=mixed)
 
     start, total = 0, source.grid.rows
     for values in blend_windows(source.grid.shape, predict, window=settings.window, overlap=settings.overlap):
@@ -172,10 +179,24 @@ def predict_bands(
 
 
 @torch.inference_mode()
-def probability(network: SegmentationModel, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probability (rows, cols) float32 of being in target, from features (rows, cols, dim) float32."""
+def probability(
+    network: SegmentationModel, features: NDArray[np.float32], *, mixed: bool = True
+) -> NDArray[np.float32]:
+    """Probability (rows, cols) float32 of being in target, from features (rows, cols, dim) float32.
+
+    Raises
+    ------
+    ConfigError
+        The device cannot hold a window.
+    """
     device = next(network.parameters()).device
-    batch = torch.from_numpy(features).permute(2, 0, 1)[None].to(device, non_blocking=True)
-    with torch.autocast(device.type, enabled=device.type == "cuda"):
-        logits, _ = network(batch)
-    return np.asarray(torch.sigmoid(logits.float())[0, 0].cpu().numpy())
+    try:
+        batch = torch.from_numpy(features).permute(2, 0, 1)[None].to(device, non_blocking=True)
+        with torch.autocast(device.type, enabled=mixed and device.type == "cuda"):
+            logits, _ = network(batch)
+        return np.asarray(torch.sigmoid(logits.float())[0, 0].cpu().numpy())
+    except torch.OutOfMemoryError as error:
+        rows, cols = features.shape[:2]
+        raise ConfigError(
+            f"the device has too little memory for a window of {rows} x {cols} cells", remedy="use --device cpu"
+        ) from error

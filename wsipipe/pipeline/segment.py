@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsipipe.annotations.audit import audit_points, audit_tissue, check_source, refuse, without_duplicates
+from wsipipe.annotations.audit import audit_points, audit_source, audit_tissue, refuse, without_duplicates
 from wsipipe.annotations.classes import ClassMap
 from wsipipe.annotations.points import PointSet
-from wsipipe.annotations.reading import read_points
+from wsipipe.annotations.reading import read_marks, read_points
 from wsipipe.config import Recipe, SegmentSettings
 from wsipipe.errors import AnnotationError
 from wsipipe.geometry import CellGrid
@@ -32,7 +32,7 @@ from wsipipe.pipeline.results import (
 )
 from wsipipe.pipeline.tissue_reuse import tissue_for
 from wsipipe.progress import Report, silent
-from wsipipe.slides import MppView, SlideEntry, SlideReader, keys_beside, open_slide, slide_identity
+from wsipipe.slides import MppView, SlideEntry, SlideReader, keys_beside, open_slide
 from wsipipe.store.feature_map import FeatureMap
 
 Floats = NDArray[np.float32]
@@ -86,22 +86,39 @@ def segment_slide(
         tissue = tissue_for(entry, view, out, recipe.tile)
         points_read = read_points(file, classes=classes, offset=offset, slide=entry.key)
         marked = usable_points(points_read, entry, slide, tissue, map_grid(view, recipe))
-        provenance = {
-            "command": "segment",
-            "points": [[*xy, label] for xy, label in zip(marked.xy.tolist(), marked.label.tolist(), strict=True)],
-            "settings": recipe.digest(),
-            "slide": slide_identity(entry.path),
-            "mpp": slide.mpp,
-            "offset": list(offset),
-        }
-        if not force and is_written(folder, entry.key, provenance):
-            return SlideOutcome(entry.key, "skipped", "mask is up to date", result_paths(folder, entry.key))
         extracted = extract_slide(entry, out, recipe, reader=reader, device=device, report=report)
         with FeatureMap.open(extracted.outputs[0]) as features:
+            provenance = {
+                "command": "segment",
+                "points": [[*xy, label] for xy, label in zip(marked.xy.tolist(), marked.label.tolist(), strict=True)],
+                "settings": recipe.segment.digest(),
+                "features": features.info.settings_digest,
+                "slide": features.info.slide_identity,
+                "mpp": slide.mpp,
+                "offset": list(offset),
+            }
+            if not force and is_written(folder, entry.key, provenance):
+                return SlideOutcome(entry.key, "skipped", "mask is up to date", result_paths(folder, entry.key))
             bands = _bands(*_segment(features, marked, recipe.segment))
             segmentation = Segmentation(features.grid, bands, tissue, offset=offset)
             told = write_results(folder, entry.key, slide, segmentation, provenance=provenance)
     return SlideOutcome(entry.key, "done", area_line(told), result_paths(folder, entry.key))
+
+
+def check_one_file_each(points: Path, keys: Sequence[str]) -> None:
+    """Refuse one file of clicks for several slides, unless its points say themselves which slide they are on.
+
+    Raises
+    ------
+    AnnotationError
+        Several slides, and a file whose points name none.
+    """
+    if len(keys) > 1 and not points.is_dir() and not any(point.slide for point in read_marks(points).points):
+        raise AnnotationError(
+            f"is one file of points for {len(keys)} slides",
+            path=points,
+            remedy="give a folder with a file per slide, named like the slides",
+        )
 
 
 def feature_recipe(recipe: Recipe) -> Recipe:
@@ -141,11 +158,15 @@ def usable_points(points: PointSet, entry: SlideEntry, slide: SlideReader, tissu
     AnnotationError
         Of another slide, outside the slide, in-target points off the tissue, one class only, two classes on a cell.
     """
-    if points.source is not None:
-        check_source(points.source, entry.key, slides=points.slides, other_keys=keys_beside(entry.path))
     width, height = slide.dimensions
-    refuse(audit_points(points, width=width, height=height, grid=grid), source=points.source)
-    refuse(audit_tissue(points, tissue.mask, tissue.grid), source=points.source)
+    findings = [
+        *audit_source(points.source or "", entry.key, slides=points.slides, other_keys=keys_beside(entry.path)),
+        *audit_points(points, width=width, height=height, grid=grid),
+        *audit_tissue(points, tissue.mask, tissue.grid),
+    ]
+    refuse(findings, source=points.source)
+    for finding in findings:
+        warnings.warn(f"{entry.key}: {finding.message}", UserWarning, stacklevel=2)
     return without_duplicates(points)
 
 
@@ -154,7 +175,7 @@ def _segment(features: FeatureMap, points: PointSet, settings: SegmentSettings) 
     grid, valid = features.grid, features.read_valid(slice(None), slice(None))
     cells = grid.cells_of(points.xy)
     found = segment_map(features.read, grid.shape, cells, points.label, valid=valid, settings=settings)
-    for note in (*points.notes, *found.notes):
+    for note in points.notes:
         warnings.warn(f"{features.info.slide}: {note}", UserWarning, stacklevel=2)
     return found.probability, valid
 

@@ -55,7 +55,7 @@ def list_slides(inputs: Sequence[str | Path], *, slide_mpp: float | None = None)
     Raises
     ------
     SlideError
-        No slides at all, a table that cannot be used, or two slides with one key.
+        No slides at all, a table that cannot be used, a name that is no text, or two slides with one key.
     """
     entries = [entry for given in inputs for entry in _expand(Path(given), slide_mpp)]
     if not entries:
@@ -138,10 +138,19 @@ def _number(text: str | None, column: str, *, path: Path, line: int) -> float | 
         raise SlideError(f"line {line}: {column} is {text.strip()!r}, not a number", path=path) from None
 
 
+def _check_name(entry: SlideEntry) -> None:
+    """Keys name files and stand in them: they must be text."""
+    try:
+        entry.key.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SlideError(f"has a name that is not UTF-8: {entry.key!r}", remedy="rename the file") from error
+
+
 def _unique(entries: list[SlideEntry]) -> list[SlideEntry]:
     """Drop repetitions of one file; refuse two files with one key."""
     kept: dict[str, SlideEntry] = {}
     for entry in entries:
+        _check_name(entry)
         other = kept.setdefault(entry.key, entry)
         if other.path.resolve() != entry.path.resolve():
             raise SlideError(
