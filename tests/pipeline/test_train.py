@@ -11,6 +11,7 @@ from PIL import Image
 from wsipipe.config import Recipe, load_recipe, parse_recipe, updated
 from wsipipe.errors import AnnotationError, CheckpointError, ConfigError, NumericsError, StoreError
 from wsipipe.models.segmentation import restore_model
+from wsipipe.pipeline.preparation import prepare
 from wsipipe.pipeline.train import train
 from wsipipe.pipeline.trainer import Scores, Trainer
 from wsipipe.store.checkpoint import load_checkpoint, load_state
@@ -195,6 +196,42 @@ def test_more_epochs_continue_a_run(images, finished, tmp_path):
     go(images, recipe(epochs=2), run)
     assert go(images, recipe(epochs=6), run).status == "done"
     assert without_time(metrics(run)) == without_time(metrics(finished.run))
+
+
+def test_fewer_epochs_than_trained_are_refused_and_change_nothing(images, finished):
+    before = (finished.run / "recipe.yaml").read_bytes()
+    with pytest.raises(CheckpointError, match=r"trained for 6 epochs already, now training.epochs is 2 .*--force"):
+        go(images, recipe(epochs=2, previews=3), finished.run)
+    assert (finished.run / "recipe.yaml").read_bytes() == before
+
+
+def test_skipped_run_keeps_its_recipe(images, finished):
+    before = (finished.run / "recipe.yaml").read_bytes()
+    assert go(images, recipe(epochs=6, previews=1), finished.run).status == "skipped"
+    assert (finished.run / "recipe.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["run_epoch", "validate", "_ask_teacher"])
+def test_device_out_of_memory_says_what_to_do(images, tmp_path, monkeypatch, place):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, place, exhausted)
+    expected = r"too little memory for 2 windows of 32 cells a side .*training.window or training.batch_size"
+    with pytest.raises(NumericsError, match=expected):
+        go(images, recipe(batch_size=2, window=32), tmp_path / "run")
+
+
+def test_workers_choose_their_device_themselves(images, tmp_path, monkeypatch):
+    given = []
+
+    def prepared(*arguments, reading, **options):
+        given.append(reading.device)
+        return prepare(*arguments, reading=reading, **options)
+
+    monkeypatch.setattr("wsipipe.pipeline.train.prepare", prepared)
+    train(images, recipe(epochs=1), tmp_path / "run", out=tmp_path, device="auto")
+    assert given == ["auto"]
 
 
 def test_other_settings_or_points_are_refused_unless_forced(images, tmp_path):

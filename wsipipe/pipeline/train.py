@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from wsipipe._version import __version__
 from wsipipe.annotations.classes import ClassMap
 from wsipipe.config import Recipe, TrainingSettings
+from wsipipe.errors import NumericsError
 from wsipipe.models.devices import pick_device
 from wsipipe.pipeline.curves import draw_curves
 from wsipipe.pipeline.manifest import read_manifest
@@ -111,29 +116,49 @@ def train(
     AnnotationError
         Points cannot be read or used.
     CheckpointError
-        The folder holds a run of other settings or points, and `force` is not set.
+        The folder holds a run of other settings or points, or of more epochs, and `force` is not set.
     NumericsError
-        The loss is no longer finite.
+        The loss is no longer finite, or the device has too little memory.
     StoreError
         The folder cannot be written, or another process trains into it.
     """
     rows = read_manifest(manifest)
     target = pick_device(device)
-    reading = Reading(slide_mpp, classes, crop, reader, str(target), workers)
+    # The device as it was asked for: workers that are free to choose each take one of their own.
+    reading = Reading(slide_mpp, classes, crop, reader, device, workers)
     data = prepare(rows, recipe, out=out, reading=reading, report=report)
-    trainer = Trainer(data, recipe, device=target, item=run.name, report=report)
+    with _enough_memory(recipe.training):
+        trainer = Trainer(data, recipe, device=target, item=run.name, report=report)
+        return _result(trainer, run, _run(trainer, run, force=force))
+
+
+@contextmanager
+def _enough_memory(settings: TrainingSettings) -> Iterator[None]:
+    """Say what to do where the device runs out of memory, in a step, in validation or under the teacher."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise NumericsError(
+            f"the device has too little memory for {settings.batch_size} windows of {settings.window} cells a side",
+            remedy="use a smaller training.window or training.batch_size, or --device cpu",
+        ) from error
+
+
+def _run(trainer: Trainer, run: Path, *, force: bool) -> str:
+    """Train the epochs that are left; the status of the result."""
     # Opened only now: points that cannot be used leave no run folder behind.
     with RunFolder(run) as folder:
         if force:
             folder.clear()
         if (state := folder.load_state()) is not None:
-            check_same_run(state, recipe, data.digest, path=folder.state_path)
+            check_same_run(state, trainer.recipe, trainer.data.digest, path=folder.state_path)
             trainer.load_state(state)
-        status = "skipped" if trainer.finished else "done"
-        folder.write_recipe(recipe)
+        if trainer.finished:
+            return "skipped"
+        folder.write_recipe(trainer.recipe)
         while not trainer.finished:
             _epoch(trainer, folder)
-    return _result(trainer, run, status)
+    return "done"
 
 
 def _epoch(trainer: Trainer, folder: RunFolder) -> None:

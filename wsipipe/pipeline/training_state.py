@@ -55,12 +55,12 @@ def trained_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def check_same_run(state: Mapping[str, Any], recipe: Recipe, digest: str, *, path: Path) -> None:
-    """Refuse to go on with a run of other settings or another training set.
+    """Refuse to go on with a run of other settings or another training set, or beyond the epochs asked for.
 
     Raises
     ------
     CheckpointError
-        They differ; a setting that does is named with both values.
+        They differ (a setting that does is named with both values), or more epochs are trained than the recipe has.
     """
     remedy = "use another run folder, or --force to begin this one anew"
     if state.get("version") != VERSION:
@@ -75,3 +75,8 @@ def check_same_run(state: Mapping[str, Any], recipe: Recipe, digest: str, *, pat
             )
     if state["digest"] != digest:
         raise CheckpointError("was trained on other slides, points, masks or features", path=path, remedy=remedy)
+    trained, epochs = state["memory"]["epoch"], recipe.training.epochs
+    if trained > epochs:
+        raise CheckpointError(
+            f"was trained for {trained} epochs already, now training.epochs is {epochs}", path=path, remedy=remedy
+        )
