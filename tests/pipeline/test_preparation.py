@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -95,6 +96,51 @@ def test_two_classes_in_one_cell_are_refused(project):
     write(project, [*POINTS, "304,300,Stroma"], name="both")
     with pytest.raises(AnnotationError, match="lie on the spot of an out-of-target point"):
         prepared(project, name="both")
+
+
+def geojson(points):
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Point", "coordinates": [float(x), float(y)]},
+            "properties": {"classification": {"name": name}},
+        }
+        for x, y, name in (point.split(",") for point in points)
+    ]
+    return json.dumps({"type": "FeatureCollection", "features": features})
+
+
+def cells(data):
+    return sorted(
+        tuple(cell)
+        for sample in data.train
+        for cell in np.add(sample.points.cells, [sample.rows.start, sample.cols.start]).tolist()
+    )
+
+
+@pytest.mark.parametrize("suffix", ["geojson", "txt"])
+def test_content_not_suffix_says_whether_points_count_from_the_bounds(project, monkeypatch, suffix):
+    plain = cells(prepared(project))
+    monkeypatch.setattr("wsipipe.pipeline.preparation.bounds_offset", lambda slide: (64.0, 32.0))
+    moved = [f"{int(x) - 64},{int(y) - 32},{name}" for x, y, name in (point.split(",") for point in POINTS)]
+    (project / f"qupath.{suffix}").write_text(geojson(moved))
+    (project / "qupath.csv").write_text(f"slide,points\ns.svs,qupath.{suffix}")
+    assert cells(prepared(project, name="qupath")) == plain
+    assert cells(prepared(project, name="qupath", crop=False)) != plain
+    assert cells(prepared(project)) == plain  # a plain table counts from the slide's corner
+
+
+def test_what_checks_warn_of_is_told(project):
+    shutil.copy(project / "s.svs", project / "other.svs")
+    write(project, [*POINTS, POINTS[0]], name="of_other")
+    write(project, POINTS, name="theirs")
+    (project / "warned.csv").write_text("slide,points\ns.svs,of_other.points.csv\nother.svs,theirs.points.csv")
+    notes = prepared(project, name="warned").notes
+    warned = [note for note in notes if "by its name belongs to slide 'other', not to 's'" in note]
+    assert len(warned) == 1
+    assert warned[0].startswith("s: ")
+    assert "rename it" in warned[0]
+    assert [note for note in notes if "duplicate" in note or "repeat" in note] == ["s: left out: exact duplicates (1)"]
 
 
 def test_validation_without_a_point_on_tissue_is_refused(project):

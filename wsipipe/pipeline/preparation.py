@@ -6,11 +6,11 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wsipipe.annotations.audit import audit_points, check_source, refuse, without_duplicates
+from wsipipe.annotations.audit import Finding, audit_points, check_source, refuse, without_duplicates
 from wsipipe.annotations.classes import ClassMap
 from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET, PointSet
 from wsipipe.annotations.reading import read_points
@@ -20,6 +20,7 @@ from wsipipe.parallel import map_items
 from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.manifest import ManifestRow
 from wsipipe.pipeline.outcome import SlideOutcome
+from wsipipe.pipeline.results import bounds_offset
 from wsipipe.pipeline.samples import Sample, cells_of_points, cut_windows, draw_pairs
 from wsipipe.pipeline.sources import FeatureSource, Source, feature_source, image_source
 from wsipipe.pipeline.splits import PointedSlide, split_slides
@@ -38,7 +39,7 @@ class Reading:
     classes : ClassMap or None
         Which classes are in-target and out-of-target; the usual ones where None.
     crop : bool
-        GeoJSON points are relative to the slide's bounds, as QuPath writes them.
+        What QuPath wrote is relative to the slide's bounds.
     reader : str
         Slide library.
     device : str
@@ -153,22 +154,28 @@ def _pointed_slides(
 
 
 def _read_points(row: ManifestRow, source: Source, keys: Sequence[str], reading: Reading) -> PointSet:
-    offset = _qupath_offset(row.points, source, reading)
+    offset = _offset(source, reading)
     points = read_points(row.points, classes=reading.classes, offset=offset, slide=row.key)
-    check_source(row.points, row.key, slides=points.slides, other_keys=keys)
+    findings = check_source(row.points, row.key, slides=points.slides, other_keys=keys)
     width, height = source.slide_size
     # Among several slides, one may well be all target or all background.
-    findings = audit_points(points, width=width, height=height, allow_one_class=len(keys) > 1, grid=source.grid)
+    findings += audit_points(points, width=width, height=height, allow_one_class=len(keys) > 1, grid=source.grid)
     refuse(findings, source=row.points)
-    return without_duplicates(points)
+    # Leaving duplicates out tells of them already.
+    told = tuple(_told(finding) for finding in findings if finding.kind != "duplicate")
+    return without_duplicates(replace(points, notes=(*points.notes, *told)))
 
 
-def _qupath_offset(path: Path, source: Source, reading: Reading) -> tuple[float, float]:
-    """Corner of the slide's bounds, which QuPath takes for the origin; other formats count from the slide's corner."""
-    if not reading.crop or not path.name.lower().endswith((".geojson", ".json", ".geojson.gz")):
+def _told(finding: Finding) -> str:
+    return f"{finding.message} ({finding.remedy})" if finding.remedy else finding.message
+
+
+def _offset(source: Source, reading: Reading) -> tuple[float, float]:
+    """Corner of the slide's bounds; whether a file counts from there is for its reader to tell, by its content."""
+    if not reading.crop:
         return 0.0, 0.0
     with open_slide(source.entry.path, mpp=source.entry.mpp, reader=reading.reader) as slide:
-        return float(slide.bounds.x), float(slide.bounds.y)
+        return bounds_offset(slide)
 
 
 def _windows(slides: Sequence[PointedSlide], recipe: Recipe) -> tuple[Sample, ...]:
