@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsipipe.annotations.masks import read_mask
 from wsipipe.annotations.points import PointSet
 from wsipipe.errors import AnnotationError
 from wsipipe.geometry import CellGrid
@@ -18,7 +19,7 @@ from wsipipe.pipeline.samples import (
     cut_windows,
     draw_pairs,
     label_map,
-    read_truth,
+    truth_of,
 )
 from wsipipe.slides import SlideEntry
 
@@ -156,20 +157,45 @@ def write_mask(path, values):
     return path
 
 
-def test_truth_is_the_mask_at_the_centre_of_each_cell(tmp_path):
+def test_truth_is_the_mask_at_the_centre_of_each_cell():
     mask = np.zeros((60, 80), np.uint8)
     mask[25, 35] = 7  # the centre of cell (2, 3), any value but zero
     mask[0:5, 0:5] = 1  # not the centre of cell (0, 0), which is px (5, 5)
-    truth = read_truth(write_mask(tmp_path / "m.png", mask), Fake(), slice(1, 6), slice(2, 8))
+    truth = truth_of(mask > 0, Fake(), slice(1, 6), slice(2, 8))
     assert np.argwhere(truth).tolist() == [[1, 1]]
 
 
-def test_coarser_mask_is_enlarged(tmp_path):
+def test_coarser_mask_is_enlarged():
     mask = np.array([[0, 255, 0, 0], [0, 0, 0, 255], [0, 0, 0, 0]], np.uint8)
-    truth = read_truth(write_mask(tmp_path / "m.png", mask), Fake(), slice(0, 6), slice(0, 8))
+    truth = truth_of(mask > 0, Fake(), slice(0, 6), slice(0, 8))
     np.testing.assert_array_equal(truth, np.kron(mask > 0, np.ones((2, 2), bool)))
 
 
-def test_mask_of_another_slide_is_refused(tmp_path):
+def test_mask_of_another_slide_is_refused():
     with pytest.raises(AnnotationError, match="is 60 x 80 px, its slide 80 x 60 px"):
-        read_truth(write_mask(tmp_path / "m.png", np.zeros((80, 60), np.uint8)), Fake(), slice(0, 6), slice(0, 8))
+        truth_of(np.zeros((80, 60), bool), Fake(), slice(0, 6), slice(0, 8))
+
+
+def test_a_mask_is_decoded_once_for_all_windows_of_a_slide(tmp_path, monkeypatch):
+    decoded = []
+
+    def counted(path):
+        decoded.append(path.name)
+        return read_mask(path)
+
+    monkeypatch.setattr("wsipipe.pipeline.samples.read_mask", counted)
+    masks = [np.random.default_rng(seed).integers(0, 2, (6, 8), np.uint8) for seed in range(2)]
+    none = CellPoints(np.zeros((0, 2), int), np.zeros(0, int))
+    samples = [
+        Sample(
+            Fake(entry=SlideEntry(f"s{i}", Path(f"s{i}.svs"))), slice(row, row + 3), slice(1, 8), none,
+            mask=write_mask(tmp_path / f"m{i}.png", mask),
+        )
+        for i, mask in enumerate(masks)
+        for row in (0, 3)
+    ]  # fmt: skip
+    cache = WindowCache(max_bytes=0)  # holds one window only
+    for one in [*samples, *samples[::-1], samples[2], samples[0]]:
+        row, whole = one.rows.start, masks[int(one.source.entry.key[1])]
+        np.testing.assert_array_equal(cache.get(one).truth, whole[row : row + 3, 1:8] == 1)
+    assert decoded == ["m0.png", "m1.png"]

@@ -125,15 +125,22 @@ class WindowCache:
     ----------
     max_bytes : int
         Windows are dropped, longest unused first, when more than this is held; one window is always held.
+
+    Notes
+    -----
+    A window's reference mask is one bit per cell and stays: to read it again, the mask of the whole slide, up to 200
+    million px, would have to be decoded again. Of those, the last is held, for the slide's next window.
     """
 
     def __init__(self, max_bytes: int = 512 * 2**20) -> None:
         self._max_bytes = max_bytes
         self._held: OrderedDict[str, WindowData] = OrderedDict()
+        self._truths: dict[str, NDArray[np.uint8]] = {}
+        self._mask: tuple[Path, NDArray[np.bool_]] | None = None
 
     def get(self, sample: Sample) -> WindowData:
         """Window of a sample, read if it is not held."""
-        data = self._held.pop(sample.name, None) or _load(sample)
+        data = self._held.pop(sample.name, None) or self._load(sample)
         self._held[sample.name] = data
         while len(self._held) > 1 and self.nbytes > self._max_bytes:
             self._held.popitem(last=False)
@@ -141,14 +148,27 @@ class WindowCache:
 
     @property
     def nbytes(self) -> int:
-        """Memory held."""
+        """Memory held by windows."""
         return sum(data.nbytes for data in self._held.values())
 
+    def _load(self, sample: Sample) -> WindowData:
+        source, rows, cols = sample.source, sample.rows, sample.cols
+        return WindowData(source.read(rows, cols), source.read_valid(rows, cols), self._truth(sample))
 
-def _load(sample: Sample) -> WindowData:
-    source, rows, cols = sample.source, sample.rows, sample.cols
-    truth = None if sample.mask is None else read_truth(sample.mask, source, rows, cols)
-    return WindowData(source.read(rows, cols), source.read_valid(rows, cols), truth)
+    def _truth(self, sample: Sample) -> NDArray[np.bool_] | None:
+        if sample.mask is None:
+            return None
+        if sample.name not in self._truths:
+            truth = truth_of(self._decoded(sample.mask), sample.source, sample.rows, sample.cols, path=sample.mask)
+            self._truths[sample.name] = np.packbits(truth)
+        bits = np.unpackbits(self._truths[sample.name], count=sample.shape[0] * sample.shape[1])
+        return bits.reshape(sample.shape).astype(np.bool_)
+
+    def _decoded(self, path: Path) -> NDArray[np.bool_]:
+        if self._mask is None or self._mask[0] != path:
+            self._mask = None  # never two of them in memory
+            self._mask = path, read_mask(path)
+        return self._mask[1]
 
 
 def cells_of_points(points: PointSet, source: Source) -> tuple[CellPoints, int]:
@@ -235,13 +255,21 @@ def label_map(sample: Sample, valid: NDArray[np.bool_]) -> NDArray[np.int8]:
     return labels
 
 
-def read_truth(path: Path, source: Source, rows: slice, cols: slice) -> NDArray[np.bool_]:
+def truth_of(
+    mask: NDArray[np.bool_], source: Source, rows: slice, cols: slice, *, path: Path | None = None
+) -> NDArray[np.bool_]:
     """Sample a reference mask at the centres of a window's cells.
 
     Parameters
     ----------
-    path : Path
-        Image of any resolution that covers the whole slide; not zero in target.
+    mask : (height, width) bool array
+        Of the whole slide, at any resolution.
+    source : Source
+        The map.
+    rows, cols : slice
+        The window's cells.
+    path : Path, optional
+        Where the mask is from, for errors.
 
     Returns
     -------
@@ -250,9 +278,8 @@ def read_truth(path: Path, source: Source, rows: slice, cols: slice) -> NDArray[
     Raises
     ------
     AnnotationError
-        The mask cannot be read or has not the slide's proportions.
+        The mask has not the slide's proportions.
     """
-    mask = read_mask(path)
     (width, height), grid = source.slide_size, source.grid
     if abs(mask.shape[1] * height / (mask.shape[0] * width) - 1) > 0.02:
         raise AnnotationError(
