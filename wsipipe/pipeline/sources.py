@@ -8,7 +8,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from wsipipe.geometry import CellGrid, Region
 from wsipipe.slides import MppView, SlideEntry, SlideReader, open_slide
@@ -99,8 +98,7 @@ class FeatureSource:
 
     def picture(self, rows: slice, cols: slice, *, long_side_px: int) -> NDArray[np.uint8]:
         """See `Source.picture`."""
-        with open_slide(self.entry.path, mpp=self.entry.mpp, reader=self.reader) as slide:
-            return slide_picture(slide, _level0_box(self.grid, rows, cols), long_side_px=long_side_px)
+        return _picture(self, rows, cols, long_side_px=long_side_px)
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class ImageSource:
 
     def picture(self, rows: slice, cols: slice, *, long_side_px: int) -> NDArray[np.uint8]:
         """See `Source.picture`."""
-        return shrunk(self.read(rows, cols), long_side_px)
+        return _picture(self, rows, cols, long_side_px=long_side_px)
 
 
 def feature_source(entry: SlideEntry, path: Path, *, reader: str) -> FeatureSource:
@@ -169,7 +167,12 @@ def image_source(entry: SlideEntry, mpp: float | None, *, reader: str) -> ImageS
         return ImageSource(entry, mpp, grid, slide.dimensions, reader)
 
 
-def slide_picture(
+def _picture(source: FeatureSource | ImageSource, rows: slice, cols: slice, *, long_side_px: int) -> NDArray[np.uint8]:
+    with open_slide(source.entry.path, mpp=source.entry.mpp, reader=source.reader) as slide:
+        return region_picture(slide, _level0_box(source.grid, rows, cols), long_side_px=long_side_px)
+
+
+def region_picture(
     slide: SlideReader, box: tuple[float, float, float, float], *, long_side_px: int
 ) -> NDArray[np.uint8]:
     """Part of a slide as a small picture.
@@ -186,26 +189,11 @@ def slide_picture(
     (h, w, 3) uint8 array
     """
     step = max(1.0, max(box[2:]) / long_side_px)
-    if slide.mpp is None:
-        return shrunk(MppView(slide, None).read(_region(box, 1.0)), long_side_px)
-    return MppView(slide, slide.mpp * step).read(_region(box, step))
-
-
-def shrunk(picture: NDArray[np.uint8], long_side_px: int) -> NDArray[np.uint8]:
-    """Picture (h, w, 3), reduced by whole-area means if its long side is longer."""
-    height, width = picture.shape[:2]
-    step = max(height, width) / long_side_px
-    if step <= 1:
-        return picture
-    size = (max(1, round(width / step)), max(1, round(height / step)))
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+    x, y, width, height = (round(value / step) for value in box)
+    # In level-0 px, not in um: a slide of unknown resolution is shown too.
+    return MppView(slide, None, scale=step).read(Region(x, y, max(1, width), max(1, height)))
 
 
 def _level0_box(grid: CellGrid, rows: slice, cols: slice) -> tuple[float, float, float, float]:
     x, y = grid.origin[0] + cols.start * grid.cell_px, grid.origin[1] + rows.start * grid.cell_px
     return x, y, (cols.stop - cols.start) * grid.cell_px, (rows.stop - rows.start) * grid.cell_px
-
-
-def _region(box: tuple[float, float, float, float], step: float) -> Region:
-    x, y, width, height = (round(value / step) for value in box)
-    return Region(x, y, max(1, width), max(1, height))
