@@ -157,6 +157,19 @@ def test_points_outside_the_slide_are_refused(project):
         prepared(project, name="outside")
 
 
+def test_all_slides_with_unusable_points_are_named_at_once(project):
+    lines = ["slide,points"]
+    for index in range(7):
+        shutil.copy(project / "s.svs", project / f"n{index}.svs")
+        write(project, [*POINTS, "3000,300,Stroma"] if index else POINTS, name=f"n{index}")
+        lines.append(f"n{index}.svs,n{index}.points.csv")
+    (project / "many.csv").write_text("\n".join(lines))
+    with pytest.raises(AnnotationError, match=r"^the points of 6 slides cannot be used: .*; \.\.\.$") as caught:
+        prepared(project, name="many")
+    named = [index for index in range(7) if f"n{index}.points.csv: 1 of 5 points lie outside" in str(caught.value)]
+    assert named == [1, 2, 3, 4, 5]
+
+
 def test_class_names_can_be_chosen(project):
     data = prepared(project, classes=ClassMap(positive=("Stroma",), negative=("Tumor",)))
     usual = prepared(project)

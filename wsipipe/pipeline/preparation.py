@@ -21,11 +21,13 @@ from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.manifest import ManifestRow
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.results import bounds_offset
-from wsipipe.pipeline.samples import Sample, cells_of_points, cut_windows, draw_pairs
+from wsipipe.pipeline.samples import CellPoints, Sample, cells_of_points, cut_windows, draw_pairs
 from wsipipe.pipeline.sources import FeatureSource, Source, feature_source, image_source
 from wsipipe.pipeline.splits import PointedSlide, split_slides
 from wsipipe.progress import Report
 from wsipipe.slides import SlideEntry, open_slide, slide_identity
+
+_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -139,18 +141,38 @@ def _extract_one(
 def _pointed_slides(
     rows: Sequence[ManifestRow], sources: Sequence[Source], recipe: Recipe, reading: Reading
 ) -> tuple[list[PointedSlide], list[str]]:
-    slides, notes = [], []
+    slides, notes, errors = [], [], []
     keys = [row.key for row in rows]
     for row, source in zip(rows, sources, strict=True):
-        points = _read_points(row, source, keys, reading)
-        drawn = draw_pairs(points, recipe.training.pairs, seed=recipe.training.seed, key=row.key)
-        cells, dropped = cells_of_points(drawn, source)
-        notes += [f"{row.key}: {note}" for note in points.notes]
-        if dropped:
-            notes.append(f"{row.key}: {dropped} out-of-target points lie off the tissue and are not needed")
+        try:
+            cells, told = _cells(row, source, keys, recipe=recipe, reading=reading)
+        except AnnotationError as error:
+            errors.append(error)
+            continue
+        notes += [f"{row.key}: {note}" for note in told]
         if len(cells):
             slides.append(PointedSlide(row, source, cells))
+    _refuse_all(errors)
     return slides, notes
+
+
+def _cells(
+    row: ManifestRow, source: Source, keys: Sequence[str], *, recipe: Recipe, reading: Reading
+) -> tuple[CellPoints, list[str]]:
+    points = _read_points(row, source, keys, reading)
+    drawn = draw_pairs(points, recipe.training.pairs, seed=recipe.training.seed, key=row.key)
+    cells, dropped = cells_of_points(drawn, source)
+    lost = [f"{dropped} out-of-target points lie off the tissue and are not needed"] if dropped else []
+    return cells, [*points.notes, *lost]
+
+
+def _refuse_all(errors: Sequence[AnnotationError]) -> None:
+    """All slides whose points need work at once, so that one look at them suffices."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        listed = "; ".join(str(error) for error in errors[:_LISTED]) + ("; ..." if len(errors) > _LISTED else "")
+        raise AnnotationError(f"the points of {len(errors)} slides cannot be used: {listed}")
 
 
 def _read_points(row: ManifestRow, source: Source, keys: Sequence[str], reading: Reading) -> PointSet:
@@ -207,7 +229,7 @@ def _check_validation(validation: Sequence[Sample], rows: Sequence[ManifestRow])
     if any(len(sample.points) for sample in validation):
         return
     keys = [row.key for row in rows if row.split == "val"]
-    listed = ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
+    listed = ", ".join(keys[:_LISTED]) + (", ..." if len(keys) > _LISTED else "")
     raise AnnotationError(
         f"no point to validate on lies on the tissue of the val slides: {listed}",
         remedy="click points on their tissue, mark other slides val, or leave the split column out",
