@@ -105,7 +105,7 @@ def _layout(
 ) -> Layout:
     if info.kind == "dense":
         return DenseLayout(info.grid, tissue, encoder.stride_px, encoder.halo_px, core_px=core_px)
-    kept = kept_cells(tissue, info.grid, recipe.tile)
+    kept = kept_cells(tissue, info.grid, recipe.tile, slide_size=info.slide_size)
     if not kept.any():
         raise TissueError(
             f"no patch has a tissue fraction of {recipe.tile.min_tissue:g}",

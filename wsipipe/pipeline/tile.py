@@ -25,13 +25,13 @@ from wsipipe.pipeline.overlay import slide_picture
 from wsipipe.pipeline.tissue import slide_tissue
 from wsipipe.progress import Progress, Report, silent
 from wsipipe.slides import MppView, SlideEntry, SlideReader, open_slide, slide_identity
-from wsipipe.store.atomic import writing
+from wsipipe.store.atomic import sync_folder, writing
 from wsipipe.store.geojson import write_geojson
 from wsipipe.store.images import write_png
 from wsipipe.store.tile_file import TileFile, TileInfo, read_tile_info, write_tile_file
 
 # Raised whenever the same settings begin to give other tissue or other patches.
-REVISION = 1
+REVISION = 2
 THUMBNAIL_PX = 1500
 TISSUE_CLASS = "Tissue"
 _OUTLINE = (0, 160, 60)
@@ -110,13 +110,42 @@ def patch_corners(cells: NDArray[np.int64], scale: float, settings: TileSettings
     return corners.astype(np.int64)
 
 
-def kept_cells(tissue: Tissue, grid: CellGrid, settings: TileSettings) -> NDArray[np.bool_]:
+def kept_cells(
+    tissue: Tissue, grid: CellGrid, settings: TileSettings, *, slide_size: tuple[int, int]
+) -> NDArray[np.bool_]:
     """Which cells of a patch map are looked at, (rows, cols) bool.
 
     A patch counts by the tissue of its cell, the middle of the patch where patches overlap: cells tile the slide, so
-    that overlap neither hides tissue nor counts it twice.
+    that overlap neither hides tissue nor counts it twice. Only the part of the cell on the slide counts, or no patch
+    at the slide's edge, and none of a slide smaller than a patch, would have enough.
+
+    Parameters
+    ----------
+    tissue : Tissue
+        Over the whole slide; its last row and column may reach past it.
+    grid : CellGrid
+        From `patch_grid`, in level-0 px.
+    settings : TileSettings
+        Smallest tissue fraction.
+    slide_size : (int, int)
+        (width, height) of the slide in level-0 px.
     """
-    return np.asarray(tissue.fraction(grid) >= settings.min_tissue)
+    return np.asarray(_tissue_shares(tissue, grid, slide_size) >= settings.min_tissue)
+
+
+def _tissue_shares(tissue: Tissue, grid: CellGrid, slide_size: tuple[int, int]) -> NDArray[np.float32]:
+    """Tissue per area on the slide of each cell, (rows, cols); 0 in cells that lie beyond it."""
+    # The only cell of a row or column stands for all of it, also where the overlap would put it past the far edge.
+    x, y = (0.0 if cells == 1 else start for cells, start in zip((grid.cols, grid.rows), grid.origin, strict=True))
+    grid = CellGrid(rows=grid.rows, cols=grid.cols, cell_px=grid.cell_px, origin=(x, y))
+    on_slide = np.logical_and.outer(
+        y + np.arange(grid.rows) * grid.cell_px < slide_size[1], x + np.arange(grid.cols) * grid.cell_px < slide_size[0]
+    )
+    # Both areas are measured in px of the mask, whose last ones may reach past the slide: the excess cancels.
+    area = Tissue(np.ones_like(tissue.mask), tissue.grid).fraction(grid)
+    shares = np.zeros(grid.shape, np.float32)
+    np.divide(tissue.fraction(grid), area, out=shares, where=on_slide & (area > 0))
+    return shares
 
 
 def tile_slide(
@@ -133,7 +162,8 @@ def tile_slide(
     """Find the tissue of a slide and choose its patches.
 
     Writes tissue/<key>.geojson (class "Tissue", for QuPath), thumbnails/<key>.png with the outlines drawn,
-    patches/<key>/<x>_<y>.png if asked for, and at last tiles/<key>.h5, which says that the rest is there.
+    patches/<key>/<x>_<y>.png if asked for, and at last tiles/<key>.h5, which says that the rest is there; a former
+    one is removed before anything else is written, so that a run cut short is not taken for a finished one.
 
     Parameters
     ----------
@@ -178,6 +208,7 @@ def tile_slide(
         tissue = slide_tissue(slide, settings)
         cells = _cells(tissue, info, settings, slide.path)
         coords = patch_corners(cells, view.scale, settings)
+        _unmark(paths.tiles)
         _write_outlines(slide, tissue, paths, crop=crop)
         report(Progress(entry.key, "tissue", 1, 1))
         if export_png:
@@ -231,7 +262,7 @@ def _is_done(paths: TilePaths, info: TileInfo) -> bool:
 
 
 def _cells(tissue: Tissue, info: TileInfo, settings: TileSettings, path: Path) -> NDArray[np.int64]:
-    cells = np.argwhere(kept_cells(tissue, info.grid, settings))
+    cells = np.argwhere(kept_cells(tissue, info.grid, settings, slide_size=info.slide_size))
     if len(cells) == 0:
         raise TissueError(
             f"no patch has a tissue fraction of {settings.min_tissue:g}",
@@ -239,6 +270,13 @@ def _cells(tissue: Tissue, info: TileInfo, settings: TileSettings, path: Path) -
             remedy="lower min_tissue or the patch size",
         )
     return cells
+
+
+def _unmark(tiles: Path) -> None:
+    """Take away the file that vouches for the others, for good, before they change."""
+    with writing(tiles):
+        tiles.unlink(missing_ok=True)
+    sync_folder(tiles.parent)
 
 
 def _write_outlines(slide: SlideReader, tissue: Tissue, paths: TilePaths, *, crop: bool) -> None:
@@ -281,12 +319,9 @@ def _patches(
 
 
 def _export(patches: Iterator[tuple[str, NDArray[np.uint8]]], folder: Path) -> None:
-    """Write patches into a folder, and take away those that other settings left there."""
-    names = set()
+    """Write patches into a folder from which those of former runs, finished or cut short, are taken away first."""
+    with writing(folder):
+        for former in folder.glob("*_*.png"):
+            former.unlink()
     for name, pixels in patches:
         write_png(folder / name, pixels)
-        names.add(name)
-    with writing(folder):
-        for other in folder.glob("*_*.png"):
-            if other.name not in names:
-                other.unlink()
