@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -74,3 +79,93 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(StoreError, match="choose another output folder"):
         FileLock(tmp_path / "out" / "features" / "m.h5").acquire()
+
+
+@pytest.mark.parametrize("content", ["", '{"host": "elsewh', "[]"])
+def test_a_lock_that_names_nobody_is_taken_over_once_it_is_old(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "m.h5.lock"
+    path.write_text(content)
+    os.utime(path, (time.time() - 300, time.time() - 300))
+    lock = FileLock(tmp_path / "m.h5")
+    lock.acquire()
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+    lock.release()
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_old_lock_that_cannot_be_read_is_respected(tmp_path: Path) -> None:
+    (tmp_path / "m.h5.lock").mkdir()
+    os.utime(tmp_path / "m.h5.lock", (time.time() - 300, time.time() - 300))
+    with pytest.raises(StoreError, match="is being written by another process"):
+        FileLock(tmp_path / "m.h5").acquire()
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file take a single byte."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def no_links(_source: object, _path: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path: Path) -> None:
+    with full_disk(), pytest.raises(StoreError, match="cannot be written"):
+        FileLock(tmp_path / "m.h5").acquire()
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_lock_is_whole_when_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(source: Path, path: Path) -> None:
+        assert json.loads(source.read_text())["pid"] == os.getpid()
+        assert (path, path.exists()) == (tmp_path / "m.h5.lock", False)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "link", killed)
+    with pytest.raises(KeyboardInterrupt):
+        FileLock(tmp_path / "m.h5").acquire()
+    assert not any(tmp_path.iterdir())
+
+
+def test_only_one_holds_a_lock_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", no_links)
+    test_only_one_holds_a_lock(tmp_path)
+
+
+def test_a_disk_that_fills_up_leaves_no_lock_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(_source: object, _path: object) -> None:
+        full.enter_context(full_disk())
+        no_links(_source, _path)
+
+    monkeypatch.setattr(os, "link", fill)
+    with ExitStack() as full, pytest.raises(StoreError, match="cannot be written"):
+        FileLock(tmp_path / "m.h5").acquire()
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_fresh_lock_caught_in_place_of_a_dead_one_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    path, rename = tmp_path / "m.h5.lock", Path.rename
+    fresh = json.dumps({"host": "elsewhere", "pid": 1})
+
+    def late(self: Path, target: Path) -> Path:
+        self.write_text(fresh)
+        return rename(self, target)
+
+    path.write_text(json.dumps({"host": socket.gethostname(), "pid": dead_pid(), "started": "x"}))
+    monkeypatch.setattr(Path, "rename", late)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(StoreError, match="process 1 on elsewhere"):
+        FileLock(tmp_path / "m.h5").acquire()
+    assert [(left.name, left.read_text()) for left in tmp_path.iterdir()] == [("m.h5.lock", fresh)]

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from wsipipe.errors import StoreError
 from wsipipe.store.atomic import writing
+
+# A lock is whole from the start, or, where the file system has no hard links, a moment later: one that says nothing
+# after this long was left by a writer that was killed in that moment.
+_TORN_AFTER_S = 30.0
 
 
 class FileLock:
@@ -46,28 +51,35 @@ class FileLock:
             self.path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
+        """Put the lock in place with its content: a full disk or a kill must not leave one that names nobody."""
+        whole = self._aside()
         try:
-            with self.path.open("x", encoding="utf-8") as file:
-                file.write(json.dumps(self._owner))
-        except FileExistsError:
-            return False
-        return True
+            whole.write_text(json.dumps(self._owner), encoding="utf-8")
+            return _place(whole, self.path)
+        finally:
+            with suppress(OSError):
+                whole.unlink(missing_ok=True)
+
+    def _aside(self) -> Path:
+        return self.path.with_name(f".{uuid.uuid4().hex[:8]}.{self.path.name}")
 
     def _clear_dead(self) -> None:
         holder = self._read()
         if holder is None and not self.path.exists():
             return
-        if holder is None or holder.get("host") != self._owner["host"] or _is_alive(holder):
+        if not (_is_torn(self.path) if holder is None else self._is_dead(holder)):
             raise self._taken(_describe(holder))
         # Two processes may find the same dead lock: the rename is atomic, so each sees what it took away, and the
         # slower one puts back the other's fresh lock.
-        taken = self.path.with_name(f".{uuid.uuid4().hex[:8]}.{self.path.name}")
+        taken = self._aside()
         with suppress(FileNotFoundError):
             self.path.rename(taken)
             if _content(taken) != holder:
-                with suppress(FileExistsError):
-                    self.path.hardlink_to(taken)
+                _place(taken, self.path)
             taken.unlink()
+
+    def _is_dead(self, holder: dict[str, object]) -> bool:
+        return holder.get("host") == self._owner["host"] and not _is_alive(holder)
 
     def _read(self) -> dict[str, object] | None:
         return _content(self.path)
@@ -75,6 +87,43 @@ class FileLock:
     def _taken(self, holder: str) -> StoreError:
         remedy = f"wait for it; if it no longer runs, delete {self.path}"
         return StoreError(f"is being written by {holder}", path=self.path.with_suffix(""), remedy=remedy)
+
+
+def _place(source: Path, path: Path) -> bool:
+    """Make `path` the same file as `source`, or a copy where there are no hard links; False where `path` exists."""
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        return False
+    except OSError:  # EPERM, ENOTSUP, ENOSYS ...: systems differ, and what ails the folder is told by the copy
+        return _copy(source, path)
+    return True
+
+
+def _copy(source: Path, path: Path) -> bool:
+    text = source.read_text(encoding="utf-8")
+    try:
+        file = path.open("x", encoding="utf-8")
+    except FileExistsError:
+        return False
+    written = False
+    try:
+        with file:
+            file.write(text)
+        written = True
+    finally:
+        if not written:
+            path.unlink(missing_ok=True)
+    return True
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a lock says nothing and is too old to be in the making; one that may not be read may well be held."""
+    try:
+        path.read_bytes()
+        return time.time() - path.stat().st_mtime > _TORN_AFTER_S
+    except OSError:
+        return False
 
 
 def _content(path: Path) -> dict[str, object] | None:
