@@ -121,12 +121,13 @@ def write_results(
     Raises
     ------
     StoreError
-        Something cannot be written; files of a former run stay as they were.
+        Something cannot be written; files of a former run stay as they were, unless the last step, putting the new
+        ones in their place, is cut short: then the report, by which finished work is known, is missing.
     """
     width, height = reader.dimensions
     raster = raster_grid(width, height, segmentation.grid.cell_px)
     mpp = None if reader.mpp is None else reader.mpp * raster.cell_px
-    with staged(folder) as stage:
+    with staged(folder, key=key, mark=SUFFIXES[-1]) as stage:
         mask, mask_ome, probability, geojson, overlay, report = result_paths(stage, key)
         write_pyramid(
             probability, _probability_bands(segmentation, raster), grid=raster, mpp=mpp, flavour="plain", reduce="mean"
