@@ -20,6 +20,7 @@ from wsipipe_cli.options import (
     Positive,
     Reader,
     RecipeFile,
+    Scheduler,
     SlideMpp,
     Workers,
     target_mpp,
@@ -50,6 +51,7 @@ def command(
     reader: Reader = "auto",
     device: Device = "auto",
     workers: Workers = 1,
+    scheduler: Scheduler = None,
     force: Force = False,
 ) -> None:
     """Train on the points of a manifest; extracts features that are missing. Goes on where it was interrupted."""
@@ -65,16 +67,17 @@ def command(
     }
     with progress_bars() as report:
         result = train(
-            manifest,
+            manifest.absolute(),
             recipe_from(recipe, changes),
-            run or output / "runs" / manifest.stem,
-            out=output,
+            (run or output / "runs" / manifest.stem).absolute(),
+            out=output.absolute(),
             slide_mpp=slide_mpp,
             classes=choose_classes(positive or (), negative or ()),
             crop=not no_crop,
             device=device,
             reader=reader,
             workers=workers,
+            scheduler=scheduler,
             force=force,
             report=report,
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import LocalCluster
 
 from wsipipe.annotations.classes import ClassMap
 from wsipipe.config import load_recipe, updated
@@ -189,3 +190,13 @@ def test_digest_follows_content_not_place(project, tmp_path):
 def test_pairs_limit_the_points_of_each_class(project):
     data = prepared(project, recipe=updated(RECIPE, {"training": {"pairs": 1}}))
     assert sorted(label for sample in data.train for label in sample.points.label.tolist()) == [0, 1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_features_are_extracted_on_a_cluster(project):
+    """The same training set, encoded by the workers of a running scheduler."""
+    recipe = updated(RECIPE, {"tile": {"mpp": 1.5}})
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        there = prepared(project, recipe=recipe, scheduler=cluster.scheduler_address)
+    assert feature_path(project, recipe, "s").is_file()
+    assert there.digest == prepared(project, recipe=recipe).digest

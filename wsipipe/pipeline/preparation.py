@@ -48,6 +48,8 @@ class Reading:
         For the encoder.
     workers : int
         Slides that are encoded at a time.
+    scheduler : str or None
+        Address of a dask cluster that encodes instead.
     """
 
     slide_mpp: float | None = None
@@ -56,6 +58,7 @@ class Reading:
     reader: str = "auto"
     device: str = "auto"
     workers: int = 1
+    scheduler: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +128,8 @@ def _extract(
 ) -> list[Path]:
     task = functools.partial(_extract_one, out=out, recipe=recipe, reader=reading.reader, device=reading.device)
     paths: dict[int, Path] = {}
-    for index, outcome in map_items(task, entries, workers=reading.workers, report=report):
+    spread = map_items(task, entries, workers=reading.workers, scheduler=reading.scheduler, report=report)
+    for index, outcome in spread:
         if isinstance(outcome, WsipipeError):
             raise outcome
         paths[index] = outcome.outputs[0]

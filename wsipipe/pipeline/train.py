@@ -77,6 +77,7 @@ def train(
     device: str = "auto",
     reader: str = "auto",
     workers: int = 1,
+    scheduler: str | None = None,
     force: bool = False,
     report: Report = silent,
 ) -> TrainResult:
@@ -104,6 +105,8 @@ def train(
         Slide library.
     workers : int
         Slides that are encoded at a time.
+    scheduler : str, optional
+        Address of a dask cluster that encodes instead.
     force : bool
         Forget an earlier run in this folder.
     report : Report
@@ -125,7 +128,7 @@ def train(
     rows = read_manifest(manifest)
     target = pick_device(device)
     # The device as it was asked for: workers that are free to choose each take one of their own.
-    reading = Reading(slide_mpp, classes, crop, reader, device, workers)
+    reading = Reading(slide_mpp, classes, crop, reader, device, workers, scheduler)
     data = prepare(rows, recipe, out=out, reading=reading, report=report)
     with _enough_memory(recipe.training):
         trainer = Trainer(data, recipe, device=target, item=run.name, report=report)
