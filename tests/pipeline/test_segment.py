@@ -144,3 +144,11 @@ def test_a_mask_of_other_features_is_not_up_to_date(project, monkeypatch):
     segment_slide(entry, points=points, out=out, recipe=RECIPE)
     monkeypatch.setattr("wsipipe.pipeline.feature_plan.REVISION", 99)
     assert segment_slide(entry, points=points, out=out, recipe=RECIPE).status == "done"
+
+
+def test_points_that_do_not_differ_are_told(project, monkeypatch):
+    """What the segmentation has to say reaches the user, not the report alone."""
+    entry, points, out = project
+    monkeypatch.setattr("wsipipe.numerics.point_segmentation.NOTHING", 10.0)  # every contrast counts as none
+    with pytest.warns(UserWarning, match="nothing is segmented"):
+        segment_slide(entry, points=points, out=out, recipe=RECIPE)

@@ -15,8 +15,6 @@ from wsipipe.models.receptive_field import main_path, receptive_field
 from wsipipe.models.stem import Stem
 from wsipipe.models.weights import read_weights, weights_digest
 
-RESNETS = ("resnet18", "resnet34", "resnet50")
-
 
 class ResNetEncoder(nn.Module):
     """A ResNet that takes uint8 pixels and normalises them itself, on its own device.

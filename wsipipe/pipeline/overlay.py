@@ -14,7 +14,6 @@ from wsipipe.annotations.shapes import OutlinedRegion
 from wsipipe.geometry import Region
 from wsipipe.slides import MppView, SlideReader
 
-Color = tuple[int, int, int]
 _LONG_SIDE_PX = 2048
 _FILL = 70  # of 255: the tissue stays readable under the fill
 

@@ -175,7 +175,7 @@ def _segment(features: FeatureMap, points: PointSet, settings: SegmentSettings) 
     grid, valid = features.grid, features.read_valid(slice(None), slice(None))
     cells = grid.cells_of(points.xy)
     found = segment_map(features.read, grid.shape, cells, points.label, valid=valid, settings=settings)
-    for note in points.notes:
+    for note in (*points.notes, *found.notes):
         warnings.warn(f"{features.info.slide}: {note}", UserWarning, stacklevel=2)
     return found.probability, valid
 
