@@ -60,7 +60,8 @@ def command(
 ) -> None:
     """Mask, probability, GeoJSON, overlay and report from the variational model alone: masks/ of the project folder."""
     from wsipipe.annotations.classes import choose_classes
-    from wsipipe.pipeline.segment import check_one_file_each, segment_slide
+    from wsipipe.pipeline.marked_points import check_one_file_each
+    from wsipipe.pipeline.segment import segment_slide
     from wsipipe_cli.batch import run_slides
     from wsipipe_cli.recipes import recipe_from, weights_from
 

@@ -20,7 +20,15 @@ from wsipipe.geometry import CellGrid, Region
 from wsipipe.numerics.polygons import rasterize
 from wsipipe.numerics.tissue import Tissue
 from wsipipe.pipeline.overlay import draw_overlay
-from wsipipe.pipeline.results import SUFFIXES, Segmentation, is_written, result_paths, write_results
+from wsipipe.pipeline.results import (
+    SUFFIXES,
+    Segmentation,
+    UnseenSlide,
+    is_written,
+    result_paths,
+    settled,
+    write_results,
+)
 from wsipipe.slides import open_slide
 
 GRID = CellGrid(12, 16, 64.0)
@@ -142,3 +150,19 @@ def test_the_picture_of_a_region_is_where_the_region_is(slide_path):
     changed = np.argwhere((plain != drawn).any(-1))
     np.testing.assert_allclose(changed.min(0), (128, 256), atol=2)
     np.testing.assert_allclose(changed.max(0), (384, 512), atol=2)
+
+
+def test_without_the_slide_all_but_the_overlay_is_written(written, tmp_path):
+    """From what a feature map says of its slide; an overlay of a former run does not stay."""
+    paths, report = written
+    before = {suffix: path.read_bytes() for suffix, path in paths.items()}
+    unseen = UnseenSlide(tmp_path / "s.h5", tuple(report["size_px"]), report["mpp"], "feature map")
+    told = write_results(tmp_path, "s", unseen, segmentation(), provenance=PROVENANCE, details={"points": [1, 2]})
+    assert not paths[".overlay.png"].exists()
+    assert paths[".probability.tif"].read_bytes() == before[".probability.tif"]
+    assert told["classes"] == report["classes"]
+    assert (told["points"], told["path"]) == ([1, 2], str(tmp_path / "s.h5"))
+    assert settled(tmp_path, "s", PROVENANCE) is None
+    outcome = settled(tmp_path, "s", PROVENANCE, overlay=False)
+    assert (outcome.status, outcome.outputs) == ("skipped", result_paths(tmp_path, "s", overlay=False))
+    assert all(path.is_file() for path in outcome.outputs)

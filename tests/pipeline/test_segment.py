@@ -12,7 +12,8 @@ from slidemaker import write_slide
 from wsipipe.config import Recipe, parse_recipe
 from wsipipe.errors import AnnotationError, WsipipeError
 from wsipipe.numerics.metrics import dice
-from wsipipe.pipeline.segment import check_one_file_each, feature_recipe, points_file, segment_slide
+from wsipipe.pipeline.marked_points import check_one_file_each, points_file
+from wsipipe.pipeline.segment import feature_recipe, segment_slide
 from wsipipe.slides import list_slides
 
 MARKED = {

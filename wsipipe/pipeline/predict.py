@@ -22,14 +22,7 @@ from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.feature_plan import relevant_settings
 from wsipipe.pipeline.map_source import ImageMap, MapSource
 from wsipipe.pipeline.outcome import SlideOutcome
-from wsipipe.pipeline.results import (
-    Segmentation,
-    area_line,
-    bounds_offset,
-    is_written,
-    result_paths,
-    write_results,
-)
+from wsipipe.pipeline.results import Segmentation, bounds_offset, settle, settled
 from wsipipe.pipeline.tissue import everything
 from wsipipe.pipeline.tissue_reuse import tissue_for
 from wsipipe.progress import Progress, Report, silent
@@ -89,8 +82,8 @@ def predict_slide(
             "mpp": slide.mpp,
             "offset": list(offset),
         }
-        if not force and is_written(folder, entry.key, provenance):
-            return SlideOutcome(entry.key, "skipped", "mask is up to date", result_paths(folder, entry.key))
+        if not force and (outcome := settled(folder, entry.key, provenance)):
+            return outcome
         tissue = _tissue(entry, slide, out, recipe)
         with _open_map(entry, slide, out, recipe, reader=reader, device=device, report=report) as source:
             if isinstance(source, FeatureMap):
@@ -100,8 +93,7 @@ def predict_slide(
             bands = predict_bands(network, source, recipe.predict, mixed=mixed, item=entry.key, report=report)
             threshold = recipe.predict.threshold
             segmentation = Segmentation(source.grid, bands, tissue, threshold=threshold, offset=offset)
-            told = write_results(folder, entry.key, slide, segmentation, provenance=provenance)
-    return SlideOutcome(entry.key, "done", area_line(told), result_paths(folder, entry.key))
+            return settle(folder, entry.key, slide, segmentation, provenance=provenance)
 
 
 def _tissue(entry: SlideEntry, slide: SlideReader, out: Path, recipe: Recipe) -> Tissue:

@@ -22,6 +22,7 @@ from wsipipe.geometry import CellGrid
 from wsipipe.numerics.polygons import outline_mask
 from wsipipe.numerics.regrid import Band, raster_grid, regrid_bands, sample_nearest
 from wsipipe.numerics.tissue import Tissue
+from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.overlay import draw_overlay
 from wsipipe.slides import SlideReader
 from wsipipe.store.geojson import write_geojson
@@ -30,12 +31,13 @@ from wsipipe.store.raster import as_mask, iter_bands, write_pyramid
 from wsipipe.store.staging import staged
 from wsipipe.store.tables import read_json, write_json
 
+_OVERLAY = ".overlay.png"
 SUFFIXES = (
     ".mask.tif",
     ".mask.ome.tif",
     ".probability.tif",
     ".geojson",
-    ".overlay.png",
+    _OVERLAY,
     ".report.json",
 )
 _BAND_ROWS = 512
@@ -70,14 +72,63 @@ class Segmentation:
     offset: tuple[float, float] = (0.0, 0.0)
 
 
-def result_paths(folder: Path, key: str) -> tuple[Path, ...]:
-    """Files of a slide, in the order of `SUFFIXES`."""
-    return tuple(folder / f"{key}{suffix}" for suffix in SUFFIXES)
+@dataclass(frozen=True)
+class UnseenSlide:
+    """What is known of a slide that is not at hand: enough for everything but its picture.
+
+    Parameters
+    ----------
+    path : Path
+        File that tells it.
+    dimensions : (int, int)
+        (width, height) in level-0 px.
+    mpp : float or None
+        um per level-0 px.
+    mpp_source : str
+        Where `mpp` comes from.
+    """
+
+    path: Path
+    dimensions: tuple[int, int]
+    mpp: float | None
+    mpp_source: str
 
 
-def is_written(folder: Path, key: str, provenance: Mapping[str, object]) -> bool:
+def result_paths(folder: Path, key: str, *, overlay: bool = True) -> tuple[Path, ...]:
+    """Files of a slide, in the order of `SUFFIXES`; without a slide at hand there is no overlay."""
+    return tuple(folder / f"{key}{suffix}" for suffix in SUFFIXES if overlay or suffix != _OVERLAY)
+
+
+def settled(folder: Path, key: str, provenance: Mapping[str, object], *, overlay: bool = True) -> SlideOutcome | None:
+    """Tell of a slide whose files are up to date; None where there is work to do."""
+    if not is_written(folder, key, provenance, overlay=overlay):
+        return None
+    return SlideOutcome(key, "skipped", "mask is up to date", result_paths(folder, key, overlay=overlay))
+
+
+def settle(
+    folder: Path,
+    key: str,
+    slide: SlideReader | UnseenSlide,
+    segmentation: Segmentation,
+    *,
+    provenance: Mapping[str, object],
+    details: Mapping[str, object] | None = None,
+) -> SlideOutcome:
+    """Write every file of a slide and tell of it; see `write_results`."""
+    told = write_results(folder, key, slide, segmentation, provenance=provenance, details=details)
+    paths = result_paths(folder, key, overlay=not isinstance(slide, UnseenSlide))
+    return SlideOutcome(key, "done", area_line(told), paths)
+
+
+def in_bands(values: NDArray[np.float32], valid: NDArray[np.bool_], *, rows: int = 256) -> Iterator[Band]:
+    """Cut a map in memory, (rows, cols), and its valid cells into bands for `Segmentation`."""
+    return ((values[start : start + rows], valid[start : start + rows]) for start in range(0, len(values), rows))
+
+
+def is_written(folder: Path, key: str, provenance: Mapping[str, object], *, overlay: bool = True) -> bool:
     """Whether all files of a slide are there and come from the same settings and content."""
-    paths = result_paths(folder, key)
+    paths = result_paths(folder, key, overlay=overlay)
     if not all(path.is_file() for path in paths):
         return False
     report = read_json(paths[-1])
@@ -100,7 +151,13 @@ def area_line(report: Mapping[str, Any]) -> str:
 
 
 def write_results(
-    folder: Path, key: str, reader: SlideReader, segmentation: Segmentation, *, provenance: Mapping[str, object]
+    folder: Path,
+    key: str,
+    reader: SlideReader | UnseenSlide,
+    segmentation: Segmentation,
+    *,
+    provenance: Mapping[str, object],
+    details: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """Write every file of a slide, all or none.
 
@@ -110,8 +167,14 @@ def write_results(
         Where the files go.
     key : str
         Slide key that names them.
+    reader : SlideReader or UnseenSlide
+        The slide. Without its pixels no overlay is written, and one of a former run is removed.
+    segmentation : Segmentation
+        What the model says.
     provenance : mapping
         JSON-able settings and digests by which `is_written` recognises the work.
+    details : mapping, optional
+        JSON-able: what the model has to say of itself, added to the report.
 
     Returns
     -------
@@ -139,11 +202,13 @@ def write_results(
             _region(polygon, segmentation.class_name, reader.mpp) for polygon in outline_mask(iter(masks), raster)
         ]
         write_geojson(geojson, regions, offset=segmentation.offset, slide=key)
-        write_png(overlay, draw_overlay(reader, regions))
-        told = _report(key, reader, segmentation, raster, masks.count(), len(regions)) | {
-            "provenance": dict(provenance)
-        }
+        if not isinstance(reader, UnseenSlide):
+            write_png(overlay, draw_overlay(reader, regions))
+        told = _report(key, reader, segmentation, raster, masks.count(), len(regions))
+        told |= {**(details or {}), "provenance": dict(provenance)}
         write_json(report, told)
+        if isinstance(reader, UnseenSlide):
+            (folder / overlay.name).unlink(missing_ok=True)
     return told
 
 
@@ -178,7 +243,12 @@ def _region(polygon: Polygon, class_name: str, mpp: float | None) -> OutlinedReg
 
 
 def _report(
-    key: str, reader: SlideReader, segmentation: Segmentation, raster: CellGrid, pixels: int, regions: int
+    key: str,
+    reader: SlideReader | UnseenSlide,
+    segmentation: Segmentation,
+    raster: CellGrid,
+    pixels: int,
+    regions: int,
 ) -> dict[str, object]:
     pixel_mm2 = None if reader.mpp is None else (raster.cell_px * reader.mpp / 1000) ** 2
     tissue = segmentation.tissue
