@@ -7,7 +7,17 @@ import pytest
 from sklearn import metrics as reference
 
 from wsipipe.errors import NumericsError
-from wsipipe.numerics.metrics import accuracy, auc, cohen_kappa, dice, precision, recall
+from wsipipe.numerics.metrics import (
+    METRICS,
+    Counts,
+    accuracy,
+    auc,
+    auc_of_histograms,
+    cohen_kappa,
+    dice,
+    precision,
+    recall,
+)
 
 # 3 hits, 1 false alarm, 2 misses, 4 rightly left out
 MASK = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], bool)
@@ -39,11 +49,45 @@ def test_shapes_of_any_dimension_agree_with_scikit_learn():
     assert recall(mask, truth) == pytest.approx(reference.recall_score(b, a))
     assert accuracy(mask, truth) == pytest.approx(reference.accuracy_score(b, a))
 
+    assert cohen_kappa(mask, truth) == pytest.approx(reference.cohen_kappa_score(b, a))
 
-@pytest.mark.parametrize("metric", [dice, precision, recall, cohen_kappa, accuracy])
+
+def test_counts_of_parts_add_up_to_those_of_the_whole():
+    rng = np.random.default_rng(1)
+    mask, truth = rng.random((40, 30)) > 0.7, rng.random((40, 30)) > 0.5
+    parts = [Counts.of(mask[rows], truth[rows]) for rows in (slice(0, 7), slice(7, 32), slice(32, 40))]
+    whole = sum(parts, Counts())
+    assert whole == Counts.of(mask, truth)
+    assert whole.total == 1200
+    assert whole.wanted == truth.sum()
+    told = {"dice": dice, "accuracy": accuracy, "precision": precision, "recall": recall, "kappa": cohen_kappa}
+    assert whole.agreement() == pytest.approx({name: metric(mask, truth) for name, metric in told.items()})
+    assert (*whole.agreement(), "auc") == METRICS
+
+
+def test_counts_of_the_hand_made_case():
+    assert Counts.of(MASK, TRUTH) == Counts(hits=3, false_alarms=1, misses=2, rejections=4)
+
+
+def test_histograms_give_the_auc_of_the_scores_they_count():
+    rng = np.random.default_rng(2)
+    scores, truth = rng.integers(0, 256, 5000).astype(np.uint8), rng.random(5000) > 0.8
+    inside, outside = (np.bincount(scores[part], minlength=256) for part in (truth, ~truth))
+    assert auc_of_histograms(inside, outside) == pytest.approx(auc(scores, truth), abs=1e-12)
+    assert math.isnan(auc_of_histograms(inside, np.zeros(256)))
+    with pytest.raises(NumericsError, match="got 256 and 3 bins"):
+        auc_of_histograms(inside, [1, 2, 3])
+
+
+@pytest.mark.parametrize("metric", [dice, precision, recall, accuracy])
 def test_two_empty_masks_agree_perfectly(metric):
     assert metric(EMPTY, EMPTY) == 1.0
     assert metric(FULL, FULL) == 1.0
+
+
+def test_kappa_of_two_masks_of_one_class_is_undefined():
+    assert math.isnan(cohen_kappa(EMPTY, EMPTY))
+    assert math.isnan(cohen_kappa(FULL, FULL))
 
 
 @pytest.mark.parametrize("metric", [dice, precision, recall, cohen_kappa, accuracy])

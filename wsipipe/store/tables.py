@@ -64,6 +64,38 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]], *, columns: Sequ
     write_text(path, text.getvalue())
 
 
+def read_csv(path: Path, *, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Read what `write_csv` wrote: one mapping per row, all values as text, "" where there was none.
+
+    Parameters
+    ----------
+    path : Path
+        UTF-8 table with a header.
+    columns : sequence of str
+        Columns that must be there.
+
+    Raises
+    ------
+    StoreError
+        The file is missing, is no table, lacks a column, or a row has more cells than the header.
+    """
+    try:
+        # utf-8-sig: spreadsheet programs put a byte order mark in front.
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            rows = list(reader)
+            names = list(reader.fieldnames or ())
+    except OSError as error:
+        raise StoreError(f"cannot be read: {error.strerror}", path=path) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise StoreError(f"is no CSV: {error}", path=path, remedy="save it as CSV in UTF-8") from error
+    if missing := [name for name in columns if name not in names]:
+        raise StoreError(f"lacks the column {missing[0]!r}, has {', '.join(names) or 'none'}", path=path)
+    if any(None in row for row in rows):
+        raise StoreError("has a row with more cells than the header", path=path, remedy="quote cells with commas")
+    return rows
+
+
 def plain(value: object, *, path: Path | None = None, where: str = "") -> object:
     """Turn numpy values, paths and tuples into what JSON knows; `where` names the value in errors."""
     if isinstance(value, Mapping):
