@@ -1,0 +1,143 @@
+"""Slides with reference masks: the rows of a manifest that a comparison of methods works on, points or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsipipe.errors import ConfigError, StoreError
+from wsipipe.slides import SlideEntry
+from wsipipe.slides.listing import slide_key
+from wsipipe.store.tables import read_csv
+
+# `split` is read over: folds take its place.
+_COLUMNS = ("slide", "mask", "patient", "points", "mpp", "split")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One slide or image whose truth is known.
+
+    Parameters
+    ----------
+    key : str
+        Stem of the slide's file name.
+    slide, mask : Path
+        The slide, and its reference mask: covers the slide, not zero in target, any resolution.
+    patient : str
+        Slides of one patient stay in one fold; the key where the manifest names none.
+    points : Path or None
+        Points of the manifest; None where they are to be drawn from the mask.
+    mpp : float or None
+        um per level-0 px, for slides that do not say it themselves.
+    """
+
+    key: str
+    slide: Path
+    mask: Path
+    patient: str
+    points: Path | None = None
+    mpp: float | None = None
+
+    def entry(self, slide_mpp: float | None) -> SlideEntry:
+        """Give the slide; `slide_mpp` (um per px) holds where the manifest has no resolution."""
+        return SlideEntry(self.key, self.slide, slide_mpp if self.mpp is None else self.mpp)
+
+
+def read_cases(path: Path) -> tuple[Case, ...]:
+    """Read a manifest as `train` does, but one with a mask in every row: `slide,mask[,patient,points,mpp,split]`.
+
+    Parameters
+    ----------
+    path : Path
+        The CSV, UTF-8; paths in it are relative to its folder. The column `split` does not count.
+
+    Returns
+    -------
+    tuple of Case
+        In the order of the file.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, lacks the column slide or mask or has an unknown one, a row has no mask or names a
+        file that is not there, only some rows have points, or two slides share a stem; the line is named.
+    """
+    rows = _rows(path)
+    cases = tuple(_case(row, path=path, line=line) for line, row in enumerate(rows, start=2))
+    if not cases:
+        raise ConfigError("lists no slides", path=path, remedy="add a line per slide below the header")
+    _check(cases, path)
+    return cases
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    header = f"its header is slide,mask[,{','.join(_COLUMNS[2:])}]"
+    try:
+        found = read_csv(path)
+    except StoreError as error:
+        raise ConfigError(error.problem, path=path, remedy=error.remedy or "check the manifest's path") from error
+    rows = [{name.strip(): value.strip() for name, value in row.items()} for row in found]
+    names = list(rows[0]) if rows else []
+    if rows and (missing := [name for name in ("slide", "mask") if name not in names]):
+        problem = f"lacks the column {missing[0]!r}, has {', '.join(names)}"
+        raise ConfigError(problem, path=path, remedy=f"methods are compared with reference masks; {header}")
+    if unknown := [name for name in names if name not in _COLUMNS]:
+        raise ConfigError(f"has an unknown column {unknown[0]!r}", path=path, remedy=header)
+    return rows
+
+
+def _case(row: Mapping[str, str], *, path: Path, line: int) -> Case:
+    for name in ("slide", "mask"):
+        if not row[name]:
+            raise ConfigError(f"line {line} has no {name}", path=path, remedy="methods are compared with masks")
+    # A DICOM slide is a folder of files.
+    slide = _existing(row["slide"], path=path, line=line)
+    mask, points = (_file(row.get(name, ""), path=path, line=line) for name in ("mask", "points"))
+    key = slide_key(slide)
+    assert mask is not None  # a row without one is refused above
+    return Case(key, slide, mask, row.get("patient") or key, points, _mpp(row.get("mpp", ""), path=path, line=line))
+
+
+def _existing(name: str, *, path: Path, line: int) -> Path:
+    file = path.parent / name
+    if not file.exists():
+        remedy = f"paths are relative to {path.parent.resolve()}"
+        raise ConfigError(f"line {line}: no such file {name!r}", path=path, remedy=remedy)
+    return file
+
+
+def _file(name: str, *, path: Path, line: int) -> Path | None:
+    if not name:
+        return None
+    file = _existing(name, path=path, line=line)
+    if file.is_dir():
+        raise ConfigError(f"line {line}: {name!r} is a folder", path=path, remedy="give the file")
+    return file
+
+
+def _mpp(value: str, *, path: Path, line: int) -> float | None:
+    if not value:
+        return None
+    try:
+        mpp = float(value)
+    except ValueError:
+        mpp = math.nan
+    if not 0 < mpp < math.inf:
+        raise ConfigError(f"line {line}: mpp {value!r} is no resolution", path=path, remedy="give um per px, like 0.5")
+    return mpp
+
+
+def _check(cases: Sequence[Case], path: Path) -> None:
+    seen: dict[str, Path] = {}
+    for case in cases:
+        if case.key in seen:
+            problem = f"two slides share the name {case.key!r}: {seen[case.key]} and {case.slide}"
+            raise ConfigError(problem, path=path, remedy="rename one; results are named after the slide's stem")
+        seen[case.key] = case.slide
+    without = [case.key for case in cases if case.points is None]
+    if 0 < len(without) < len(cases):
+        remedy = "fill the column, or leave it out and points are drawn from the masks"
+        raise ConfigError(f"{without[0]} has no points but others have", path=path, remedy=remedy)
