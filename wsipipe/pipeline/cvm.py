@@ -1,0 +1,392 @@
+"""The `cvm` command's work on one stored feature map: the paper's points to mask, eq. 4 to 7, and nothing else.
+
+One in-target point at a time: contrast map (eq. 5), its segmentation u_p (eq. 6), running mean (eq. 7). Memory holds a
+few maps of one value per cell, whatever the number of points and the length of the features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsipipe.annotations.classes import ClassMap
+from wsipipe.annotations.points import IN_TARGET, PointSet
+from wsipipe.annotations.reading import read_points
+from wsipipe.config import CvmSettings
+from wsipipe.errors import AnnotationError, ConfigError, StoreError
+from wsipipe.numerics.solvers.differences import Neighbourhood
+from wsipipe.numerics.streamed_contrast import read_prototypes, stream_contrast
+from wsipipe.numerics.tissue import Tissue
+from wsipipe.pipeline.marked_points import points_file, points_told, usable_points
+from wsipipe.pipeline.outcome import SlideOutcome
+from wsipipe.pipeline.results import Segmentation, UnseenSlide, bounds_offset, in_bands, settle, settled
+from wsipipe.progress import Progress, Report, silent
+from wsipipe.slides import SlideEntry, SlideReader, list_slides, open_slide, slide_identity
+from wsipipe.store.feature_map import FeatureMap, FeatureMapInfo
+
+Distance = Literal["none", "euclidean", "geodesic"]
+Scheme = Literal["primal_dual", "aos"]
+DISTANCES: tuple[Distance, ...] = ("none", "euclidean", "geodesic")
+SCHEMES: tuple[Scheme, ...] = ("primal_dual", "aos")
+NEIGHBOURHOODS: tuple[Neighbourhood, ...] = ("crofton", "isotropic")
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+Choice = TypeVar("Choice", bound=str)
+
+
+@dataclass(frozen=True)
+class CvmOptions:
+    """How points become a mask.
+
+    Parameters
+    ----------
+    model : CvmSettings
+        eta, lambda, beta, tolerance, prototype.
+    distance : {"none", "euclidean", "geodesic"}
+        Selective term (section 3): distance to the in-target points that keeps u near them.
+    theta : float
+        Weight of the selective term, 0 or more. With the default lambda, a cell wholly in the target pulls with a
+        force of about 1.
+    scheme : {"primal_dual", "aos"}
+        Solver: ours, with a certified optimum, or the paper's operator splitting.
+    neighbourhood : {"crofton", "isotropic"}
+        How lengths are measured; operator splitting knows the isotropic one only.
+
+    Raises
+    ------
+    ConfigError
+        Impossible values, or eight neighbours with operator splitting.
+    """
+
+    model: CvmSettings
+    distance: Distance = "none"
+    theta: float = 1.0
+    scheme: Scheme = "primal_dual"
+    neighbourhood: Neighbourhood = "crofton"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.theta) and self.theta >= 0):
+            raise ConfigError(f"theta is 0 or more, got {self.theta}")
+        if self.scheme == "aos" and self.neighbourhood != "isotropic":
+            raise ConfigError(
+                f"scheme aos works on rows and columns, not on the neighbourhood {self.neighbourhood}",
+                remedy="--neighbourhood isotropic, or --scheme primal_dual",
+            )
+
+    @classmethod
+    def of(
+        cls,
+        model: CvmSettings,
+        *,
+        distance: str = "none",
+        theta: float = 1.0,
+        scheme: str = "primal_dual",
+        neighbourhood: str | None = None,
+    ) -> CvmOptions:
+        """Options from words; without a neighbourhood, the one that suits the scheme."""
+        chosen = _one_of("scheme", scheme, SCHEMES)
+        suits = "isotropic" if chosen == "aos" else "crofton"
+        return cls(
+            model=model,
+            distance=_one_of("distance", distance, DISTANCES),
+            theta=theta,
+            scheme=chosen,
+            neighbourhood=_one_of("neighbourhood", neighbourhood or suits, NEIGHBOURHOODS),
+        )
+
+    def told(self) -> dict[str, Any]:
+        """JSON-able settings that change the result."""
+        return asdict(self) | {"model": self.model.model_dump(mode="json")}
+
+    def digest(self) -> str:
+        """Hash of every setting, 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.told(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _one_of(name: str, value: str, known: Sequence[Choice]) -> Choice:
+    for word in known:
+        if word == value:
+            return word
+    raise ConfigError(f"there is no {name} {value!r}", remedy=f"use {', '.join(known[:-1])} or {known[-1]}")
+
+
+def list_maps(inputs: Sequence[Path]) -> list[SlideEntry]:
+    """Feature maps among files and folders; the key of each is the stem of its file.
+
+    Raises
+    ------
+    StoreError
+        No maps at all, or two that would write the same files.
+    """
+    files = [file for given in inputs for file in (sorted(given.glob("*.h5")) if given.is_dir() else [given])]
+    entries = {file.absolute(): SlideEntry(file.stem, file.absolute()) for file in files}
+    if not entries:
+        raise StoreError(f"no feature maps in {', '.join(map(str, inputs))}", remedy="run `wsipipe extract` first")
+    by_key: dict[str, Path] = {}
+    for path, entry in entries.items():
+        if by_key.setdefault(entry.key, path) != path:
+            told = f"{by_key[entry.key]} and {path} would both write outputs called {entry.key!r}"
+            raise StoreError(told, remedy="give them one at a time, with an --output each")
+    return list(entries.values())
+
+
+def segment_stored_map(
+    entry: SlideEntry,
+    *,
+    points: Path,
+    out: Path,
+    options: CvmOptions,
+    slide: Path | None = None,
+    classes: ClassMap | None = None,
+    crop: bool = True,
+    reader: str = "auto",
+    device: str = "auto",
+    force: bool = False,
+    report: Report = silent,
+) -> SlideOutcome:
+    """Segment one stored feature map from points.
+
+    Parameters
+    ----------
+    entry : SlideEntry
+        The feature map; its key names the outputs.
+    points : Path
+        Points of the slide; or a folder with a file of the slide's name.
+    out : Path
+        Project folder; results go to its `masks`.
+    options : CvmOptions
+        The model and how it is solved.
+    slide : Path, optional
+        The slide, or a folder that holds it: gives the overlay, and the bounds that `crop` speaks of.
+    classes : ClassMap, optional
+        Which classes are in target and out of target.
+    crop : bool
+        GeoJSON, read and written, is relative to the slide's bounds, as in QuPath; without the slide, none are known.
+    reader : str
+        Slide library; "auto" chooses.
+    device : str
+        Where the variational model is solved.
+    force : bool
+        Do again what is finished.
+    report : Report
+        Told the in-target points done and to do, stage "cvm".
+
+    Raises
+    ------
+    StoreError
+        The map cannot be read, is of another slide, or the results cannot be written.
+    AnnotationError
+        The points cannot be read or used.
+    """
+    folder = out / "masks"
+    with FeatureMap.open(entry.path) as features, _subject(entry, features.info, slide, reader) as subject:
+        info, valid = features.info, _valid(features)
+        offset = bounds_offset(subject) if crop and not isinstance(subject, UnseenSlide) else (0.0, 0.0)
+        marked = _points(features, valid, points, classes, offset)
+        provenance = {
+            "command": "cvm",
+            "points": points_told(marked),
+            "settings": options.digest(),
+            "features": info.settings_digest,
+            "slide": info.slide_identity,
+            "mpp": info.slide_mpp,
+            "offset": list(offset),
+        }
+        seen = not isinstance(subject, UnseenSlide)
+        if not force and (outcome := settled(folder, entry.key, provenance, overlay=seen)):
+            return outcome
+        u, found = _segment(features, valid, marked, options, device=device, item=entry.key, report=report)
+        segmentation = Segmentation(info.grid, in_bands(u, valid), Tissue(valid, info.grid), offset=offset)
+        details = {"cvm": options.told() | {"in_target": found}}
+        return settle(folder, entry.key, subject, segmentation, provenance=provenance, details=details)
+
+
+@contextmanager
+def _subject(
+    entry: SlideEntry, info: FeatureMapInfo, slide: Path | None, reader: str
+) -> Iterator[SlideReader | UnseenSlide]:
+    """Open the slide, or tell what the map knows of it."""
+    if slide is None:
+        yield UnseenSlide(entry.path, info.slide_size, info.slide_mpp, "feature map")
+        return
+    path = _slide_file(slide, info.slide)
+    if slide_identity(path) != info.slide_identity:
+        raise StoreError(f"is not the slide that {entry.path} was made from", path=path)
+    with open_slide(path, mpp=info.slide_mpp, reader=reader) as opened:
+        yield opened
+
+
+def _slide_file(slide: Path, key: str) -> Path:
+    if not slide.is_dir():
+        return slide
+    found = [entry.path for entry in list_slides([slide]) if entry.key == key]
+    if not found:
+        raise StoreError(f"holds no slide {key}", path=slide)
+    return found[0]
+
+
+def _valid(features: FeatureMap) -> Bools:
+    valid = features.read_valid(slice(None), slice(None))
+    if not valid.any():
+        raise StoreError("holds no cell with features", path=features.path)
+    return valid
+
+
+def _points(
+    features: FeatureMap, valid: Bools, points: Path, classes: ClassMap | None, offset: tuple[float, float]
+) -> PointSet:
+    info = features.info
+    read = read_points(points_file(points, info.slide), classes=classes, offset=offset, slide=info.slide)
+    others = [file.stem for file in features.path.parent.glob("*.h5")]
+    return usable_points(
+        read, info.slide, size=info.slide_size, tissue=Tissue(valid, info.grid), grid=info.grid, other_keys=others
+    )
+
+
+def _segment(
+    features: FeatureMap,
+    valid: Bools,
+    marked: PointSet,
+    options: CvmOptions,
+    *,
+    device: str,
+    item: str,
+    report: Report,
+) -> tuple[Floats, list[dict[str, Any]]]:
+    """Segmentation u (eq. 7), and what became of each in-target point."""
+    marked, vectors = _with_features(features, marked, options.model.prototype, item)
+    inside = marked.label == IN_TARGET
+    cells = features.grid.cells_of(marked.in_target)
+    maps = stream_contrast(features.read, valid, vectors[inside], vectors[~inside], eta=options.model.eta)
+    mean, found, total = np.zeros(valid.shape, np.float32), [], len(cells)
+    report(Progress(item, "cvm", 0, total))
+    for number, (z, xy) in enumerate(zip(maps, marked.in_target.tolist(), strict=True), start=1):
+        solved = _solve(z, valid, _selective(z, cells, valid, options), options, device=device)
+        mean += solved.u / np.float32(total)
+        found.append({"xy": xy} | solved.told())
+        report(Progress(item, "cvm", number, total))
+    _tell_unsettled(item, found)
+    return _stretched(mean, valid), found
+
+
+def _with_features(features: FeatureMap, marked: PointSet, side: int, item: str) -> tuple[PointSet, Floats]:
+    """Points that lie on features, and their prototypes; the others are left out, with a warning."""
+    cells = features.grid.cells_of(marked.xy)
+    vectors = read_prototypes(features.read, features.grid.shape, cells, side=side)
+    on = np.asarray(vectors.any(axis=1))
+    kept = marked.subset(on)
+    for name, some in (("in-target", kept.in_target), ("out-of-target", kept.out_of_target)):
+        if not len(some):
+            raise AnnotationError(
+                f"no {name} point lies on a cell with features",
+                path=marked.source,
+                remedy=f"click {name} points on the tissue",
+            )
+    off = np.count_nonzero(~on)
+    notes = [f"{off} of {len(on)} points lie on cells without features and were left out"] if off else []
+    for note in (*marked.notes, *notes):
+        warnings.warn(f"{item}: {note}", UserWarning, stacklevel=2)
+    return kept, vectors[on]
+
+
+def _selective(z: Floats, cells: NDArray[np.int64], valid: Bools, options: CvmOptions) -> Floats | None:
+    """Weigh the distance to the in-target points by theta; None where there is no such term."""
+    from wsipipe.numerics import distances  # scikit-image is not needed without
+
+    if options.distance == "none" or options.theta == 0:
+        return None
+    if options.distance == "euclidean":
+        far = distances.euclidean_distance(z.shape, cells, valid=valid)
+    else:
+        far = distances.geodesic_distance(z, cells, valid=valid)
+    return np.float32(options.theta) * far
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """One contrast map, segmented; what a solver does not tell is None."""
+
+    u: Floats
+    c1: float
+    c2: float
+    lam: float | None
+    gap: float | None
+    iterations: int | None
+    status: str
+
+    def told(self) -> dict[str, Any]:
+        """JSON-able, but for u."""
+        values = {
+            "c1": self.c1,
+            "c2": self.c2,
+            "lambda": self.lam,
+            "gap": self.gap,
+            "iterations": self.iterations,
+            "status": self.status,
+        }
+        return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
+
+
+def _tell_unsettled(item: str, found: Sequence[dict[str, Any]]) -> None:
+    meaning = {
+        "empty": "nothing is segmented",
+        "full": "everything is segmented",
+        "constant": "the contrast map is constant: nothing is segmented",
+        "capped": "the solver was stopped before it had converged",
+    }
+    for each in found:
+        if each["status"] in meaning:
+            x, y = each["xy"]
+            told = meaning[each["status"]]
+            warnings.warn(f"{item}: in-target point at ({x:g}, {y:g}): {told}", UserWarning, stacklevel=2)
+
+
+def _stretched(u: Floats, valid: Bools) -> Floats:
+    """N of eq. 7, in place: min-max normalisation over the valid cells; a constant map stays as it is."""
+    low, high = u.min(where=valid, initial=np.inf), u.max(where=valid, initial=-np.inf)
+    if high > low:
+        np.subtract(u, low, out=u, where=valid)
+        u /= high - low
+    return u
+
+
+def _solve(z: Floats, valid: Bools, extra: Floats | None, options: CvmOptions, *, device: str) -> _Solved:
+    """Solve one map by size and device: the only place that chooses a solver."""
+    from wsipipe.numerics.variational import solve_cvm
+
+    model = options.model
+    more: dict[str, Any] = {}
+    if extra is not None:
+        more["extra"] = extra
+    if options.scheme != "primal_dual":
+        more["scheme"] = options.scheme
+    found = solve_cvm(
+        z[None],
+        valid=valid,
+        lam=model.lam,
+        lam_rel=model.lam_rel,
+        beta=model.beta,
+        tol=model.tol,
+        neighbourhood=options.neighbourhood,
+        **more,
+    )
+    return _Solved(
+        u=found.u[0],
+        c1=float(found.c1[0]),
+        c2=float(found.c2[0]),
+        lam=float(found.lam[0]),
+        gap=float(found.gap[0]),
+        iterations=int(found.iterations[0]),
+        status=found.status[0],
+    )
