@@ -69,7 +69,7 @@ def command(
     scheduler: Scheduler = None,
     force: Force = False,
 ) -> None:
-    """Cross-validate methods by patient: Table 1 in Markdown, CSV and LaTeX, and heat maps. Goes on where it stopped."""
+    """Cross-validate methods by patient: Table 1 in Markdown, CSV, LaTeX, and heat maps. Goes on where it stopped."""
     from wsipipe.annotations.classes import choose_classes
     from wsipipe.pipeline.crossval import compare, known_methods, method_variants
     from wsipipe.pipeline.preparation import Reading

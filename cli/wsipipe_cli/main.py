@@ -11,7 +11,7 @@ import typer
 
 from wsipipe._version import __version__
 from wsipipe.errors import WsipipeError
-from wsipipe_cli import crossval, cvm, demo, doctor, extract, info, predict, segment, tile, train
+from wsipipe_cli import crossval, cvm, demo, doctor, evaluate, extract, info, predict, segment, tile, train
 
 app = typer.Typer(
     name="wsipipe",
@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (info, tile, extract, train, predict, segment, cvm, crossval, demo, doctor):
+for _module in (info, tile, extract, train, predict, segment, cvm, crossval, evaluate, demo, doctor):
     app.command(_module.NAME)(_module.command)
 
 
