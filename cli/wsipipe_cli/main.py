@@ -11,7 +11,21 @@ import typer
 
 from wsipipe._version import __version__
 from wsipipe.errors import WsipipeError
-from wsipipe_cli import crossval, cvm, demo, doctor, evaluate, extract, info, predict, segment, tile, train
+from wsipipe_cli import (
+    ablate,
+    crossval,
+    cvm,
+    demo,
+    doctor,
+    evaluate,
+    extract,
+    info,
+    points,
+    predict,
+    segment,
+    tile,
+    train,
+)
 
 app = typer.Typer(
     name="wsipipe",
@@ -24,6 +38,8 @@ app = typer.Typer(
 
 for _module in (info, tile, extract, train, predict, segment, cvm, crossval, evaluate, demo, doctor):
     app.command(_module.NAME)(_module.command)
+for _group in (points, ablate):
+    app.add_typer(_group.app, name=_group.NAME)
 
 
 def _print_version(wanted: bool) -> None:

@@ -67,6 +67,7 @@ def compare(
     folds: int = 4,
     pairs: int | None = None,
     baseline: str = "cvm",
+    varied: str | None = None,
     out: Path,
     reading: Reading | None = None,
     force: bool = False,
@@ -93,6 +94,8 @@ def compare(
         Points of each class drawn per image from the masks, once; where the manifest has points, those are used.
     baseline : str
         Variant that the others' differences are told against.
+    varied : str, optional
+        What an ablation varies, for the axis of its plot; None: no ablation.
     out : Path
         Project folder; feature maps that are missing are made there.
     reading : Reading
@@ -128,7 +131,7 @@ def compare(
         )
         tell(f"{len(plan.images)} images in {folds} folds, {'; '.join(plan.notes)}")
         outcomes = dict(_outcomes(plan, reading, report=report, tell=tell))
-        files = write_report(plan, [variant.name for variant in variants], baseline=baseline)
+        files = write_report(plan, [variant.name for variant in variants], baseline=baseline, varied=varied)
     finally:
         lock.release()
     return CrossvalResult(tuple(outcomes[index] for index in sorted(outcomes)), files)

@@ -11,6 +11,7 @@ import numpy as np
 
 from wsipipe.numerics.bootstrap import DRAWS, Difference, paired_difference
 from wsipipe.numerics.metrics import METRICS
+from wsipipe.pipeline.ablation import draw_ablation
 from wsipipe.pipeline.crossval_job import COLUMNS, is_done, table_path
 from wsipipe.pipeline.crossval_plan import Plan
 from wsipipe.pipeline.heat_maps import draw_heat_maps
@@ -66,7 +67,7 @@ class Summary:
     figures: Mapping[str, Figure]
 
 
-def write_report(plan: Plan, variants: Sequence[str], *, baseline: str) -> tuple[Path, ...]:
+def write_report(plan: Plan, variants: Sequence[str], *, baseline: str, varied: str | None = None) -> tuple[Path, ...]:
     """Write `table.md`, `table.csv`, `table.tex`, `images.csv` and `heatmaps.png` into the folder of a comparison.
 
     Parameters
@@ -77,6 +78,8 @@ def write_report(plan: Plan, variants: Sequence[str], *, baseline: str) -> tuple
         Rows of the table, in this order.
     baseline : str
         See `summarise`.
+    varied : str, optional
+        What an ablation varies: its plot, `ablation.png`, is written too.
 
     Returns
     -------
@@ -98,7 +101,11 @@ def write_report(plan: Plan, variants: Sequence[str], *, baseline: str) -> tuple
     write_csv(plan.run / "table.csv", [_flat(summary) for summary in summaries])
     write_csv(plan.run / "images.csv", rows, columns=COLUMNS)
     write_png(plan.run / "heatmaps.png", draw_heat_maps(plan, done, variants))
-    return tuple(plan.run / name for name in ("table.md", "table.csv", "table.tex", "images.csv", "heatmaps.png"))
+    names = ["table.md", "table.csv", "table.tex", "images.csv", "heatmaps.png"]
+    if varied is not None:
+        write_png(plan.run / "ablation.png", draw_ablation(summaries, label=varied))
+        names.append("ablation.png")
+    return tuple(plan.run / name for name in names)
 
 
 def summarise(rows: Rows, variants: Sequence[str], *, baseline: str, seed: int) -> list[Summary]:

@@ -5,26 +5,17 @@ from __future__ import annotations
 import json
 import uuid
 import zlib
-from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
 from wsipipe.annotations.classes import class_color
-from wsipipe.annotations.masks import read_mask
 from wsipipe.annotations.points import PointSet
 from wsipipe.annotations.sampling import sample_points
-from wsipipe.errors import AnnotationError
-from wsipipe.pipeline.cases import Case
-from wsipipe.pipeline.outcome import SlideOutcome
-from wsipipe.pipeline.results import bounds_offset
-from wsipipe.slides import open_slide
 from wsipipe.store.tables import write_csv, write_json
 
-PointFormat = Literal["geojson", "csv"]
 DEFAULT_PAIRS = 3
 """Pairs of points per image of the paper's Camelyon-16 experiments (section 5.2)."""
 
@@ -129,85 +120,3 @@ def _feature(points: PointSet, name: str, offset: tuple[float, float]) -> dict[s
         "geometry": {"type": "MultiPoint", "coordinates": xy},
         "properties": properties,
     }
-
-
-def sample_slide(
-    case: Case,
-    folder: Path,
-    *,
-    pairs: int,
-    seed: int,
-    margin_px: float,
-    form: PointFormat = "geojson",
-    crop: bool = True,
-    reader: str = "auto",
-) -> SlideOutcome:
-    """Draw points of a slide from its reference mask and write them.
-
-    Parameters
-    ----------
-    case : Case
-        Slide and mask.
-    folder : Path
-        The file `<key>.geojson` or `<key>.csv` goes here.
-    pairs, seed
-        See `draw_points`.
-    margin_px : float
-        See `draw_points`, in level-0 px; at least one pixel of the mask.
-    form : str
-        "geojson" or "csv".
-    crop : bool
-        GeoJSON relative to the slide's bounds, as QuPath shows it.
-    reader : str
-        Slide library.
-
-    Raises
-    ------
-    WsipipeError
-        The slide or the mask cannot be read, has too few pixels of a class, or the file cannot be written.
-    """
-    with open_slide(case.slide, mpp=case.mpp, reader=reader) as slide:
-        size, offset = slide.dimensions, bounds_offset(slide) if crop else (0.0, 0.0)
-    mask = read_mask(case.mask)
-    return _sampled(case, mask, _scale(mask, size, case.mask), offset, folder, pairs, seed, margin_px, form)
-
-
-def sample_mask(
-    path: Path, key: str, folder: Path, *, pairs: int, seed: int, margin_px: float, form: PointFormat, downsample: float
-) -> SlideOutcome:
-    """Draw points from a mask alone, `downsample` level-0 px to a pixel of it; see `sample_slide`."""
-    case = Case(key, path, path, key)
-    scale = (downsample, downsample)
-    return _sampled(case, read_mask(path), scale, (0.0, 0.0), folder, pairs, seed, margin_px, form)
-
-
-def _sampled(
-    case: Case,
-    mask: NDArray[np.bool_],
-    scale: tuple[float, float],
-    offset: tuple[float, float],
-    folder: Path,
-    pairs: int,
-    seed: int,
-    margin_px: float,
-    form: PointFormat,
-) -> SlideOutcome:
-    # Neighbouring pixels of two classes would contradict each other.
-    margin = max(DEFAULT_MARGIN, margin_px / min(scale))
-    try:
-        drawn = draw_points(mask, pairs=pairs, seed=seed, key=case.key, margin=margin)
-    except AnnotationError as error:
-        remedy = "ask for fewer pairs or a smaller margin, or leave this image out"
-        raise AnnotationError(error.problem, path=case.mask, remedy=remedy) from error
-    path = folder / f"{case.key}.{form}"
-    write_points(path, replace(drawn, xy=drawn.xy * np.asarray(scale)), slide=case.key, offset=offset)
-    return SlideOutcome(case.key, "done", f"{pairs} pairs", (path,))
-
-
-def _scale(mask: NDArray[np.bool_], size: tuple[int, int], path: Path) -> tuple[float, float]:
-    """Level-0 px per pixel of the mask, across and down."""
-    across, down = size[0] / mask.shape[1], size[1] / mask.shape[0]
-    if abs(across / down - 1) > 0.02:
-        problem = f"is {mask.shape[1]} x {mask.shape[0]} px, its slide {size[0]} x {size[1]} px"
-        raise AnnotationError(problem, path=path, remedy="a mask covers the whole slide")
-    return across, down
