@@ -345,11 +345,11 @@ def _tell_unsettled(item: str, found: Sequence[dict[str, Any]]) -> None:
         "constant": "the contrast map is constant: nothing is segmented",
         "capped": "the solver was stopped before it had converged",
     }
-    for each in found:
-        if each["status"] in meaning:
-            x, y = each["xy"]
-            told = meaning[each["status"]]
-            warnings.warn(f"{item}: in-target point at ({x:g}, {y:g}): {told}", UserWarning, stacklevel=2)
+    for status, told in meaning.items():
+        places = ["({:g}, {:g})".format(*each["xy"]) for each in found if each["status"] == status]
+        if places:
+            text = f"{item}: in-target point{'s' * (len(places) > 1)} at {', '.join(places)}: {told}"
+            warnings.warn(text, UserWarning, stacklevel=2)
 
 
 def _stretched(u: Floats, valid: Bools) -> Floats:
@@ -363,6 +363,19 @@ def _stretched(u: Floats, valid: Bools) -> Floats:
 
 def _solve(z: Floats, valid: Bools, extra: Floats | None, options: CvmOptions, *, device: str) -> _Solved:
     """Solve one map by size and device: the only place that chooses a solver."""
+    from wsipipe.numerics.banded import Bands
+
+    if device not in ("auto", "cpu"):
+        from wsipipe.models.devices import pick_device  # loads torch, which nothing else here needs
+
+        pick_device(device)
+    plain = extra is None and options.model.lam is None and options.neighbourhood == "crofton"
+    if plain and z.size > Bands().cells:
+        return _solve_bands(z, valid, options.model)
+    return _solve_whole(z, valid, extra, options)
+
+
+def _solve_whole(z: Floats, valid: Bools, extra: Floats | None, options: CvmOptions) -> _Solved:
     from wsipipe.numerics.variational import solve_cvm
 
     model = options.model
@@ -390,3 +403,16 @@ def _solve(z: Floats, valid: Bools, extra: Floats | None, options: CvmOptions, *
         iterations=int(found.iterations[0]),
         status=found.status[0],
     )
+
+
+def _solve_bands(z: Floats, valid: Bools, model: CvmSettings) -> _Solved:
+    """Solve in bands of rows, which tell neither gap nor lambda."""
+    from wsipipe.numerics.banded import solve_large
+
+    u, status = solve_large(z, valid=valid, lam_rel=model.lam_rel, beta=model.beta, tol=model.tol)
+    sums = np.zeros(4)
+    for values, weight, keep in zip(z, u, valid, strict=True):
+        inside, here = weight[keep].astype(np.float64), values[keep].astype(np.float64)
+        sums += inside @ here, inside.sum(), (1 - inside) @ here, (1 - inside).sum()
+    c1, c2 = (float(total / mass) if mass > 0 else math.nan for total, mass in (sums[:2], sums[2:]))
+    return _Solved(u=u, c1=c1, c2=c2, lam=None, gap=None, iterations=None, status=status)

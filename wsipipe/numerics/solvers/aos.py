@@ -15,10 +15,10 @@ Certificate: the fluxes p = d (grad_across a, grad_down b) of the last step, sho
 variable, whose divergence is (u' - u) / tau + f before clipping: where the flow rests inside (0, 1), f = div p.
 
 The scheme is first order: its resting point keeps an error of the order of tau and eps, however long it is marched. On
-noisy synthetic maps (256 x 256, tol 1e-4) it took 220 to 1000 steps and ended at a certified gap of 0.3% (2 to 3% at
-lambda 1), with an energy 0.1 to 1% (3%) above the best and masks that differ by 0.2 to 1.6% (3 to 6%) from the
-optimum for the same means; the primal-dual backends reach any gap in a fraction of the time. It is here because the
-paper uses it.
+noisy synthetic maps (256 x 256, tol 1e-4) it took 350 to 1000 steps and ended at a certified gap of 0.05 to 0.4% (2 to
+3% at lambda 1), with an energy 0.1 to 1% (2 to 3%) above the best and a mask that differs by 0.2 to 1.6% of the cells
+(3 to 9%) from the optimum for the same means. The primal-dual backends mostly reach a gap of 1e-4 in a hundredth of the
+time. It is here because the paper uses it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LANES = 16  # rows solved at a time: one line of the cache
 Means = tuple[float, float]
 
 
-def solve(problem: Problem, start: Start, limits: Limits) -> Solution:
+def solve(problem: Problem, start: Start, limits: Limits, *, threads: int = 1) -> Solution:
     """Minimise the energy by additive operator splitting.
 
     Parameters
@@ -56,12 +56,18 @@ def solve(problem: Problem, start: Start, limits: Limits) -> Solution:
     limits : Limits
         `tol` is not that of the duality gap: "converged" means |u' - u| < tol |u| (the rule of the authors' code) and
         means that move by at most tol of the range of z. Look at `gap` for the distance to the optimum.
+    threads : int
+        Not made use of.
+    threads : int
+        One is used, whatever is asked for.
 
     Raises
     ------
     NumericsError
         Another neighbourhood.
     """
+    del threads
+    del threads
     if problem.neighbourhood != "isotropic":
         raise NumericsError(
             f"operator splitting works on rows and columns, not on the neighbourhood {problem.neighbourhood!r}",
@@ -77,7 +83,7 @@ def solve(problem: Problem, start: Start, limits: Limits) -> Solution:
         if settled:
             break
         means = fitted
-    return flow.solution(means, done, settled=settled)
+    return flow.solution(means, done, settled=settled, keep_dual=limits.keep_dual)
 
 
 class _Flow:
@@ -118,7 +124,7 @@ class _Flow:
             (self.total - self.weighted) / rest if rest >= HALF_A_CELL else last[1],
         )
 
-    def solution(self, means: Means, iterations: int, *, settled: bool) -> Solution:
+    def solution(self, means: Means, iterations: int, *, settled: bool, keep_dual: bool) -> Solution:
         """Sum up, with the certificate of the fluxes."""
         case, (c1, c2) = self.problem, means
         u = np.ascontiguousarray(self.u[:-1, :-1])
@@ -129,7 +135,8 @@ class _Flow:
         total = energy.energy(
             case.z, u, case.g, c1=c1, c2=c2, lam=case.lam, neighbourhood="isotropic", valid=case.valid, extra=case.extra
         )
-        return Solution(u, dual.astype(np.float32), c1, c2, total, gap, iterations, self._status(settled=settled))
+        kept = dual.astype(np.float32) if keep_dual else None
+        return Solution(u, kept, c1, c2, total, gap, iterations, self._status(settled=settled))
 
     def _fluxes(self) -> NDArray[np.float32]:
         """(2, rows, cols) fluxes across and down that the last step's systems were solved with."""
