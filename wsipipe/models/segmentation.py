@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -111,11 +111,20 @@ class SegmentationModel(nn.Module):
         features : (n, width, h, w) tensor
             Last decoder feature map.
         """
+        return self.decode(self.encode(x), x.shape[-2:])
+
+    def standardised(self, x: Tensor) -> Tensor:
+        """Input (n, c, h, w) in deviations from the mean of the training set; 0 on cells without content."""
         standard = (x - self.mean[:, None, None]) / self.std[:, None, None]
-        if self.empty_cells:
-            standard = standard * (x != 0).any(dim=1, keepdim=True)
-        logits, features = self.unet(standard)
-        return logits, features
+        return standard * (x != 0).any(dim=1, keepdim=True) if self.empty_cells else standard
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Encode x (n, c, h, w): maps for `decode`, and for a second decoder (`UNet.new_branch`), finest first."""
+        return self.unet.encode(self.standardised(x))
+
+    def decode(self, stages: Sequence[Tensor], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Segment what `encode` gave of an input of this size (h, w); see `forward`."""
+        return self.unet.decode(stages, size)
 
 
 def build_model(in_channels: int, recipe: Recipe) -> SegmentationModel:

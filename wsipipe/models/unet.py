@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class UNet(nn.Module):
 
     def __init__(self, in_channels: int, settings: NetworkSettings) -> None:
         super().__init__()
-        widths = [settings.width * 2**stage for stage in range(settings.depth + 1)]
+        widths = _widths(settings)
         block = functools.partial(_convolutions, norm=settings.norm)
         self.factor = 2**settings.depth
         self.reduce = block(in_channels, widths[0], kernels=(1,)) if in_channels > widths[0] else nn.Identity()
@@ -46,10 +46,9 @@ class UNet(nn.Module):
             for before, after in zip([min(in_channels, widths[0]), *widths[:-1]], widths, strict=True)
         )
         self.dropout = nn.Dropout2d(settings.dropout)
-        self.decoder = nn.ModuleList(
-            _UpStage(below, here, block) for below, here in zip(widths[:0:-1], widths[-2::-1], strict=True)
-        )
-        self.head = nn.Conv2d(widths[0], 1, kernel_size=1)
+        self._settings = settings
+        self.decoder = _up_stages(settings)
+        self.head = _head(settings)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Segment.
@@ -66,29 +65,48 @@ class UNet(nn.Module):
         features : (n, width, h, w) tensor
             The last decoder feature map, "Feature Map 2" of the paper's Fig. 2.
         """
-        height, width = x.shape[-2:]
-        features = self._decode(self._encode(self._padded(x)))[..., :height, :width]
-        logits: Tensor = self.head(features)
-        return logits, features
+        return self.decode(self.encode(x), x.shape[-2:])
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Encode x (n, c, h, w), padded to a size that can be halved: maps for `decode`, finest first."""
+        x = self.reduce(self._padded(x))
+        stages: list[Tensor] = []
+        for stage in self.encoder:
+            x = stage(F.max_pool2d(stages[-1], 2) if stages else x)
+            stages.append(x)
+        return [*stages[:-1], self.dropout(stages[-1])]
+
+    def decode(self, stages: Sequence[Tensor], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Segment what `encode` gave of an input of this size (h, w); see `forward`."""
+        return _decoded(stages, size, self.decoder, self.head)
+
+    def new_branch(self) -> Branch:
+        """Give another decoder for the maps of this encoder, untrained, on the CPU."""
+        return Branch(self._settings)
 
     def _padded(self, x: Tensor) -> Tensor:
         # Two cells a side at the bottom, so that a batch of one window still has statistics there.
         bottom, right = (max(-size % self.factor, 2 * self.factor - size) for size in x.shape[-2:])
         return F.pad(x, (0, right, 0, bottom), mode="replicate")
 
-    def _encode(self, x: Tensor) -> list[Tensor]:
-        x = self.reduce(x)
-        stages: list[Tensor] = []
-        for stage in self.encoder:
-            x = stage(F.max_pool2d(stages[-1], 2) if stages else x)
-            stages.append(x)
-        return stages
 
-    def _decode(self, stages: list[Tensor]) -> Tensor:
-        x: Tensor = self.dropout(stages.pop())
-        for stage in self.decoder:
-            x = stage(x, stages.pop())
-        return x
+class Branch(nn.Module):
+    """Decoder beside that of a U-Net, of the same form, with weights of its own.
+
+    Parameters
+    ----------
+    settings : NetworkSettings
+        Those of the U-Net.
+    """
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.decoder = _up_stages(settings)
+        self.head = _head(settings)
+
+    def forward(self, stages: Sequence[Tensor], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Segment what the U-Net's `encode` gave; see `UNet.decode`."""
+        return _decoded(stages, size, self.decoder, self.head)
 
 
 class _UpStage(nn.Module):
@@ -104,6 +122,33 @@ class _UpStage(nn.Module):
         x = F.interpolate(self.mix(x), size=skip.shape[-2:], mode="bilinear", align_corners=False)
         joined: Tensor = self.convolve(torch.cat([skip, x], dim=1))
         return joined
+
+
+def _widths(settings: NetworkSettings) -> list[int]:
+    """Channels of each stage, finest first."""
+    return [settings.width * 2**stage for stage in range(settings.depth + 1)]
+
+
+def _up_stages(settings: NetworkSettings) -> nn.ModuleList:
+    widths, block = _widths(settings), functools.partial(_convolutions, norm=settings.norm)
+    return nn.ModuleList(
+        _UpStage(below, here, block) for below, here in zip(widths[:0:-1], widths[-2::-1], strict=True)
+    )
+
+
+def _head(settings: NetworkSettings) -> nn.Module:
+    return nn.Conv2d(settings.width, 1, kernel_size=1)
+
+
+def _decoded(
+    stages: Sequence[Tensor], size: Sequence[int], decoder: nn.ModuleList, head: nn.Module
+) -> tuple[Tensor, Tensor]:
+    x = stages[-1]
+    for stage, skip in zip(decoder, stages[-2::-1], strict=True):
+        x = stage(x, skip)
+    features = x[..., : size[0], : size[1]]
+    logits: Tensor = head(features)
+    return logits, features
 
 
 def _convolutions(before: int, after: int, *, norm: str, kernels: tuple[int, ...] = (3, 3)) -> nn.Sequential:
