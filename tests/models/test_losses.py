@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from wsipipe.models.losses import entropy, partial_cross_entropy, weighted_kl
+from wsipipe.models.losses import (
+    dice_loss,
+    entropy,
+    partial_cross_entropy,
+    soft_cross_entropy,
+    squared_error,
+    weighted_kl,
+)
 
 
 def logit(p: float) -> float:
@@ -50,6 +57,31 @@ def test_weighted_kl_by_hand():
 
     loss = weighted_kl(torch.tensor([logit(p) for p in y]).reshape(1, 1, 2, 2), torch.tensor(u).reshape(1, 2, 2))
     assert loss.item() == pytest.approx(sum(map(term, u, y)) / 4, rel=1e-5)
+
+
+def test_soft_cross_entropy_and_squared_error_by_hand():
+    y, t = (0.7, 0.6, 0.25, 0.5), (0.9, 0.2, 1.0, 0.3)
+    logits, target = torch.tensor([logit(p) for p in y]).reshape(1, 1, 2, 2), torch.tensor(t).reshape(1, 2, 2)
+    chosen = torch.tensor([[[True, True], [True, False]]])
+    pairs = list(zip(y, t, strict=True))[:3]
+    expected = -sum(b * math.log(a) + (1 - b) * math.log(1 - a) for a, b in pairs) / 3
+    assert soft_cross_entropy(logits, target, chosen).item() == pytest.approx(expected, rel=1e-5)
+    assert squared_error(logits, target, chosen).item() == pytest.approx(sum((a - b) ** 2 for a, b in pairs) / 3)
+    for loss in (soft_cross_entropy, squared_error):
+        assert loss(logits, target, torch.zeros_like(chosen)).item() == 0
+
+
+def test_dice_loss_by_hand():
+    y = (0.7, 0.6, 0.25, 0.9)
+    logits = torch.tensor([logit(p) for p in y]).reshape(1, 1, 2, 2)
+    target, valid = torch.tensor([[[True, False], [True, True]]]), torch.tensor([[[True, True], [True, False]]])
+    inside = 1 - (2 * (0.7 + 0.25) + 1e-5) / (0.7**2 + 0.6**2 + 0.25**2 + 2 + 1e-5)
+    outside = 1 - (2 * 0.4 + 1e-5) / (0.3**2 + 0.4**2 + 0.75**2 + 1 + 1e-5)
+    assert dice_loss(logits, target, valid).item() == pytest.approx((inside + outside) / 2, rel=1e-5)
+    sure = torch.where(target, 40.0, -40.0)[:, None]
+    assert dice_loss(sure, target, valid).item() == pytest.approx(0, abs=1e-6)
+    assert dice_loss(-sure, target, valid).item() == pytest.approx(1, abs=1e-4)
+    assert dice_loss(sure, target, torch.zeros_like(valid)).item() == 0
 
 
 def test_weighted_kl_is_positive_and_zero_only_where_target_is_met():
@@ -100,7 +132,13 @@ def test_gradients_against_finite_differences():
     u[0, 0, 0], u[1, 2, 3] = 0.0, 1.0
     valid = torch.rand(2, 3, 4, generator=generator) > 0.3
     labels = torch.randint(-1, 2, (2, 3, 4), generator=generator, dtype=torch.int8)
-    for loss in (lambda x: weighted_kl(x, u, valid), lambda x: partial_cross_entropy(x, labels)):
+    for loss in (
+        lambda x: weighted_kl(x, u, valid),
+        lambda x: partial_cross_entropy(x, labels),
+        lambda x: soft_cross_entropy(x, u, valid),
+        lambda x: squared_error(x, u, valid),
+        lambda x: dice_loss(x, u > 0.5, valid),
+    ):
         x = logits.clone().requires_grad_()
         loss(x).backward()
         step = 1e-6

@@ -1,4 +1,4 @@
-"""Losses: partial cross-entropy (eq. 3) and the uncertainty-weighted Kullback-Leibler divergence.
+"""Losses on cells: cross-entropies (eq. 3), the uncertainty-weighted divergence, squared error and Dice.
 
 All work on logits, so that they stay finite however sure the network is, and in at least float32, so that mixed
 precision does not round them away.
@@ -31,6 +31,65 @@ def partial_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     if not labelled.any():
         return flat.sum() * 0.0
     return F.binary_cross_entropy_with_logits(flat[labelled], labels[labelled].to(flat.dtype))
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor, chosen: Tensor) -> Tensor:
+    """Cross-entropy to soft targets over chosen cells.
+
+    Parameters
+    ----------
+    logits : (n, 1, h, w) or (n, h, w) tensor
+        Logits of being in target.
+    target : (n, h, w) tensor
+        Probabilities in [0, 1]; no gradient goes into them.
+    chosen : (n, h, w) bool tensor
+        Cells that count.
+
+    Returns
+    -------
+    scalar tensor
+        Mean over the chosen cells of the batch; zero, still differentiable, where there are none.
+    """
+    flat = _flat(logits, target)
+    loss = F.binary_cross_entropy_with_logits(flat, target.detach().to(flat.dtype), reduction="none")
+    return _mean(loss, chosen)
+
+
+def squared_error(logits: Tensor, target: Tensor, chosen: Tensor) -> Tensor:
+    """Squared difference of probabilities, (y - target)^2, over chosen cells (Brier score).
+
+    Of two classes, this is the mean of the squares over both. Parameters and result as for `soft_cross_entropy`.
+    """
+    flat = _flat(logits, target)
+    return _mean((torch.sigmoid(flat) - target.detach().to(flat.dtype)) ** 2, chosen)
+
+
+def dice_loss(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """1 - Dice of two classes, with squares in the denominator (Milletari, Navab and Ahmadi, 3DV 2016).
+
+        mean over the classes k of 1 - (2 sum y_k t_k + s) / (sum y_k^2 + sum t_k^2 + s),   s = 1e-5
+
+    Parameters
+    ----------
+    logits : (n, 1, h, w) or (n, h, w) tensor
+        Logits of being in target.
+    target : (n, h, w) bool tensor
+        Cells in target.
+    valid : (n, h, w) bool tensor
+        Cells that count.
+
+    Returns
+    -------
+    scalar tensor
+        In [0, 1]; sums go over the whole batch, as in the published code of Luo et al.
+    """
+    flat = _flat(logits, target)
+    y, t = torch.sigmoid(flat), target.to(flat.dtype)
+    terms = [
+        1.0 - (2.0 * _total(a * b, valid) + 1e-5) / (_total(a**2, valid) + _total(b**2, valid) + 1e-5)
+        for a, b in ((y, t), (1.0 - y, 1.0 - t))
+    ]
+    return torch.stack(terms).mean()
 
 
 def entropy(u: Tensor) -> Tensor:
@@ -66,7 +125,15 @@ def weighted_kl(logits: Tensor, u: Tensor, valid: Tensor | None = None) -> Tenso
     divergence = torch.exp(-2.0 * h) * (cross_entropy - h)
     if valid is None:
         return divergence.mean()
-    return torch.where(valid, divergence, 0.0).sum() / valid.sum().clamp(min=1)
+    return _mean(divergence, valid)
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    return _total(values, chosen) / chosen.sum().clamp(min=1)
+
+
+def _total(values: Tensor, chosen: Tensor) -> Tensor:
+    return torch.where(chosen, values, 0.0).sum()
 
 
 def _flat(logits: Tensor, like: Tensor) -> Tensor:
