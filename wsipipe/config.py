@@ -93,11 +93,95 @@ class NetworkSettings(Settings):
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
+class MixMatchSettings(Settings):
+    """MixMatch (Berthelot et al., NeurIPS 2019) on cells; its own starting values are the defaults."""
+
+    views: int = Field(2, ge=1, le=8, description="turned views whose predictions make a guess (K)")
+    temperature: float = Field(0.5, gt=0, le=1, description="of the sharpening of guesses (T); 1: none")
+    alpha: float = Field(0.75, gt=0, description="of the Beta distribution of mixing shares")
+    weight: float = Field(100.0, ge=0, description="of the squared error on unlabelled cells (lambda_U)")
+    rampup: float = Field(1.0, gt=0, le=1, description="share of the training over which the weight rises from 0")
+
+
+class MeanTeacherSettings(Settings):
+    """Uncertainty-aware mean teacher (Yu et al., MICCAI 2019; Liu et al., Pattern Recognition 2022)."""
+
+    decay: float = Field(0.99, ge=0, lt=1, description="of the teacher's average of weights, per step")
+    passes: int = Field(8, ge=1, le=64, description="noisy passes of the teacher whose mean tells its uncertainty")
+    noise: float = Field(
+        0.1, ge=0, description="deviation of the teacher's input noise, in deviations of each channel; cut at twice"
+    )
+    threshold: float = Field(
+        0.75, ge=0, le=1, description="largest uncertainty that counts at the start, of ln 2; rises to 1 at the end"
+    )
+    weight: float = Field(0.1, ge=0, description="of the consistency, reached at the end of the training")
+    rotate: bool = Field(default=True, description="the teacher sees a quarter-turned window (Liu et al.); false: Yu")
+
+
+class CrfSettings(Settings):
+    """Dense CRF loss (Tang et al., ECCV 2018); defaults are those of its published code."""
+
+    sigma_xy: float = Field(100.0, ge=1, description="reach of the kernel in map cells (or image px)")
+    sigma_rgb: float = Field(15.0, ge=1, le=255, description="images: reach in colour, of 255")
+    sigma_feature: float = Field(
+        0.5, ge=0.05, description="feature maps: reach in their three main axes, in deviations of those"
+    )
+    shrink: int = Field(2, ge=1, le=16, description="the energy is that of cells averaged this many squared")
+    weight: float = Field(
+        8.66, ge=0, description="of the mean energy of a pair of cells; 2e-9 per pair of 256.5 x 256.5 px in the source"
+    )
+
+
+class DualBranchSettings(Settings):
+    """Dual-branch network with mixed pseudo labels (Luo et al., MICCAI 2022)."""
+
+    weight: float = Field(0.5, ge=0, description="of the Dice loss to the pseudo labels")
+    dropout: float = Field(0.5, ge=0, lt=1, description="of channels that the second decoder is given, in training")
+
+
+class CosineSettings(Settings):
+    """Pseudo labels from cosine similarity maps, in the manner of Peng et al. (IEEE JBHI 2019)."""
+
+    margin: float = Field(0.1, ge=0, lt=2, description="smaller differences of the two similarities give no label")
+    weight: float = Field(1.0, ge=0, description="of the cross-entropy to the pseudo labels, reached at the end")
+
+
+class DirectVariationalSettings(Settings):
+    """The variational model of eq. 1 without contrast maps."""
+
+    form: Literal["teacher", "energy"] = Field(
+        "teacher",
+        description="teacher: eq. 1 solved on the network's output, which then supervises it (section 5.3); "
+        "energy: eq. 1 of the output on the input image, as a loss",
+    )
+    lam: float | None = Field(
+        None, gt=0, description="fitting weight lambda; null: lam_rel / (c1 - c2)^2, for the energy lam_rel / variance"
+    )
+    lam_rel: float = Field(1.0, gt=0, description="scale-free fitting weight, used where lam is null")
+    beta: float = Field(10.0, ge=0, description="edge detector g = 1 / (1 + beta |grad f|^2), as for cvm; 1 in eq. 1")
+    tol: float = Field(1e-4, gt=0, lt=1, description="teacher: relative duality gap at which the solver stops")
+    weight: float = Field(0.1, ge=0, description="energy: of the energy per cell")
+
+
+MethodName = Literal[
+    "partial_ce",
+    "mixmatch",
+    "mean_teacher",
+    "crf",
+    "dual_branch",
+    "cosine",
+    "full",
+    "direct_variational",
+    "contrast_map",
+    "cvm",
+]
+
+
 class TrainingSettings(Settings):
     """Loss and optimiser; the paper's values are the defaults."""
 
-    method: Literal["partial_ce", "full", "contrast_map", "cvm"] = Field(
-        "cvm", description="second teacher beside the points; full: the masks of the manifest instead"
+    method: MethodName = Field(
+        "cvm", description="what is learnt beside the points, a row of Table 1; full: the masks of the manifest instead"
     )
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(1, ge=1)
@@ -109,8 +193,13 @@ class TrainingSettings(Settings):
     window: int = Field(256, ge=16, description="largest side of a training window in map cells (or image px)")
     point_width: Literal[1, 3, 5] = Field(1, description="a point labels this many cells squared")
     pairs: int | None = Field(None, ge=1, description="points of each class used per slide or image; null: all")
-    kl_weight: float = Field(1.0, ge=0, description="weight of the uncertainty-weighted KL term (1 in eq. 2)")
-    warmup_epochs: int = Field(0, ge=0, description="epochs on points alone before the second teacher is asked")
+    kl_weight: float = Field(
+        1.0,
+        ge=0,
+        description="weight of the uncertainty-weighted KL term (1 in eq. 2), or of the term that another method has "
+        "in its place, on top of that method's own weight",
+    )
+    warmup_epochs: int = Field(0, ge=0, description="epochs on points alone before the second term begins")
     steps_per_epoch: int | None = Field(
         None, ge=1, description="optimiser steps in an epoch; null: one pass over the windows"
     )
@@ -165,6 +254,12 @@ class Recipe(Settings):
     encoder: EncoderSettings = EncoderSettings()
     network: NetworkSettings = NetworkSettings()
     cvm: CvmSettings = CvmSettings()
+    mixmatch: MixMatchSettings = MixMatchSettings()
+    mean_teacher: MeanTeacherSettings = MeanTeacherSettings()
+    crf: CrfSettings = CrfSettings()
+    dual_branch: DualBranchSettings = DualBranchSettings()
+    cosine: CosineSettings = CosineSettings()
+    direct_variational: DirectVariationalSettings = DirectVariationalSettings()
     training: TrainingSettings = TrainingSettings()
     predict: PredictSettings = PredictSettings()
     segment: SegmentSettings = SegmentSettings()

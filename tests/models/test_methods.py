@@ -46,7 +46,7 @@ def batch() -> Batch:
     target = torch.rand(2, 5, 6, generator=generator)
     target_valid = torch.rand(2, 5, 6, generator=generator) > 0.4
     truth = torch.randint(-1, 2, (2, 5, 6), generator=generator, dtype=torch.int8)
-    return Batch(inputs, labels, target, target_valid, truth)
+    return Batch(inputs, labels, torch.ones_like(target_valid), target, target_valid, truth)
 
 
 def named(method: str):

@@ -39,23 +39,30 @@ class Loader:
         """Optimiser steps of an epoch over `count` windows."""
         return self.settings.steps_per_epoch or -(-count // self.settings.batch_size)
 
-    def epoch(self, samples: Sequence[Sample], method: Method, rng: np.random.Generator) -> Iterator[Batch]:
-        """Batches of one epoch, shuffled and augmented by `rng` alone."""
+    def epoch(
+        self, samples: Sequence[Sample], method: Method, rng: np.random.Generator, *, epoch: int
+    ) -> Iterator[Batch]:
+        """Batches of one epoch, the first being 1, shuffled and augmented by `rng` alone."""
         steps, size = self.steps(len(samples)), self.settings.batch_size
         order = _shuffled(len(samples), steps * size if self.settings.steps_per_epoch else len(samples), rng)
-        for start in range(0, len(order), size):
-            yield self.batch([samples[index] for index in order[start : start + size]], method, rng)
+        for step, start in enumerate(range(0, len(order), size)):
+            chosen = [samples[index] for index in order[start : start + size]]
+            yield self.batch(chosen, method, rng, progress=training_progress(self.settings, epoch - 1 + step / steps))
 
-    def batch(self, samples: Sequence[Sample], method: Method, rng: np.random.Generator) -> Batch:
+    def batch(
+        self, samples: Sequence[Sample], method: Method, rng: np.random.Generator, *, progress: float = 0.0
+    ) -> Batch:
         """Batch of the given samples; smaller windows are filled up with cells that do not count."""
         planes = [self._planes(sample, method, rng) for sample in samples]
-        inputs, labels, target, target_valid, truth = zip(*planes, strict=True)
+        inputs, labels, valid, target, target_valid, truth = zip(*planes, strict=True)
         return Batch(
             inputs=self._tensor(stacked(inputs, fill=None)),
             labels=self._tensor(stacked(labels, fill=-1)),
+            valid=self._tensor(stacked(valid, fill=0)),
             target=self._tensor(stacked(target, fill=0)),
             target_valid=self._tensor(stacked(target_valid, fill=0)),
             truth=self._tensor(stacked(truth, fill=-1)),
+            progress=progress,
         )
 
     def scene(self, sample: Sample) -> Scene:
@@ -77,11 +84,17 @@ class Loader:
             inputs = jitter_colours(inputs, rng)
         target = np.zeros(sample.shape, np.float32) if u is None else u
         target_valid = data.valid & (u is not None)
-        planes = (inputs, label_map(sample, data.valid), target, target_valid, truth_map(data))
+        planes = (inputs, label_map(sample, data.valid), data.valid, target, target_valid, truth_map(data))
         return tuple(turn(plane) for plane in planes)
 
     def _tensor(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+
+
+def training_progress(settings: TrainingSettings, epochs: float) -> float:
+    """Share of the training after its warm-up that is done after so many epochs, in [0, 1]."""
+    left = settings.epochs - settings.warmup_epochs
+    return min(1.0, max(0.0, epochs - settings.warmup_epochs) / left) if left > 0 else 0.0
 
 
 def truth_map(data: WindowData) -> NDArray[np.int8]:

@@ -70,10 +70,12 @@ class Trainer:
         self.loader = Loader(WindowCache(), device, recipe.training)
         self.memory = Memory()
         self.method: Method = build_method(recipe)
-        self.model = _new_model(data, recipe, self.loader).to(device)
         training = recipe.training
+        with _seeded(training.seed, 0, torch.device("cpu")):
+            self.model = _new_model(data, recipe, self.loader).to(device)
+            beside = self.method.attach(self.model)
         self._optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+            [*self.model.parameters(), *beside], lr=training.learning_rate, weight_decay=training.weight_decay
         )
         self._half = training.mixed_precision and device.type == "cuda"
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._half)
@@ -134,7 +136,8 @@ class Trainer:
         total = np.zeros(2)
         self.model.train()
         with _seeded(self.settings.seed, epoch, self.loader.device) as rng:
-            for step, batch in enumerate(self.loader.epoch(self.data.train, self.method, rng), start=1):
+            batches = self.loader.epoch(self.data.train, self.method, rng, epoch=epoch)
+            for step, batch in enumerate(batches, start=1):
                 total += self._step(batch)
                 done = (epoch - 1) * steps + step
                 self._report(Progress(self._item, "train", done, self.settings.epochs * steps))
@@ -144,7 +147,8 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.loader.device.type, enabled=self._half):
             losses = self.method.loss(self.model, batch)
-        loss = losses.points + self.settings.kl_weight * losses.second
+        second = losses.second if self.memory.epoch > self.settings.warmup_epochs else 0.0 * losses.second
+        loss = losses.points + self.settings.kl_weight * second
         if not torch.isfinite(loss):
             raise self._not_finite("loss", loss.item())
         scaled: Tensor = self._scaler.scale(loss)
@@ -152,7 +156,7 @@ class Trainer:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self.method.after_step(self.model)
-        return losses.points.item(), losses.second.item()
+        return losses.points.item(), second.item()
 
     def _not_finite(self, name: str, value: float) -> NumericsError:
         epoch = self.memory.epoch
@@ -228,8 +232,7 @@ def learning_rate(settings: TrainingSettings, epoch: int) -> float:
 
 
 def _new_model(data: TrainingSet, recipe: Recipe, loader: Loader) -> SegmentationModel:
-    with _seeded(recipe.training.seed, 0, torch.device("cpu")):
-        model = build_model(data.facts["in_channels"], recipe)
+    model = build_model(data.facts["in_channels"], recipe)
     model.set_statistics(*feature_statistics(data.train, loader))
     return model
 

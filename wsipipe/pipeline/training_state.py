@@ -10,6 +10,7 @@ from typing import Any
 
 from wsipipe.config import Recipe
 from wsipipe.errors import CheckpointError
+from wsipipe.models.methods.registry import build_method
 
 VERSION = 1
 
@@ -45,12 +46,14 @@ class Memory:
 def trained_settings(recipe: Recipe) -> dict[str, Any]:
     """Pick the settings that make a run what it is, by "section.name": not those of prediction, previews and length.
 
-    More epochs at a constant learning rate continue a run; a schedule depends on their number.
+    Of the methods' own settings, those of the method trained count. More epochs at a constant learning rate continue a
+    run; a schedule, and a method whose weights rise during the training, depend on their number.
     """
-    plain = recipe.model_dump(mode="json")
-    sections = ("tile", "encoder", "network", "cvm", "training")
+    plain, method = recipe.model_dump(mode="json"), recipe.training.method
+    sections = {"tile", "encoder", "network", "cvm", "training", *({method} & plain.keys())}
     settings = {f"{section}.{name}": value for section in sections for name, value in plain[section].items()}
-    free = ("training.previews", "training.epochs" if recipe.training.schedule == "constant" else "")
+    lasting = recipe.training.schedule == "constant" and not build_method(recipe).paced
+    free = ("training.previews", "training.epochs" if lasting else "")
     return {name: value for name, value in settings.items() if name not in free}
 
 

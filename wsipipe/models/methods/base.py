@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wsipipe.models.losses import partial_cross_entropy
+from wsipipe.models.segmentation import SegmentationModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,19 +23,25 @@ class Batch:
         Features, or RGB in [0, 1].
     labels : (n, h, w) int8 tensor
         1 in-target, 0 out-of-target, -1 unlabelled.
+    valid : (n, h, w) bool tensor
+        Cells that hold something and belong to their window.
     target : (n, h, w) float32 tensor
         What `Method.target` said; 0 where it said nothing.
     target_valid : (n, h, w) bool tensor
         Where it said something, on valid cells.
     truth : (n, h, w) int8 tensor
         Reference mask, -1 where there is none.
+    progress : float
+        Share of the steps after the warm-up that are done, in [0, 1); for what rises or falls during the training.
     """
 
     inputs: Tensor
     labels: Tensor
+    valid: Tensor
     target: Tensor
     target_valid: Tensor
     truth: Tensor
+    progress: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,22 +78,44 @@ class Scene:
 class Method:
     """Learning from points alone (partial cross-entropy), and the frame for everything beyond.
 
-    The trainer calls `loss` at each step, `refresh` when the validation partial cross-entropy reaches a new minimum
-    after the warm-up, and `after_step` after each step; `state` and `load_state` carry a method over an interruption.
+    The trainer calls `attach` once, `loss` at each step, `refresh` when the validation partial cross-entropy reaches a
+    new minimum after the warm-up, and `after_step` after each step; `state` and `load_state` carry a method over an
+    interruption. During the warm-up, `Losses.second` is not learnt from. Random numbers are torch's own, which the
+    trainer seeds. What predicts is always the network alone.
+
+    Attributes
+    ----------
+    needs_masks : bool
+        Reference masks are learnt from.
+    has_teacher : bool
+        `refresh` does something.
+    paced : bool
+        The loss depends on `Batch.progress`, so that a run of more epochs is another run from its first step.
     """
 
     needs_masks = False
     has_teacher = False
+    paced = False
 
-    def loss(self, model: nn.Module, batch: Batch) -> Losses:
+    def attach(self, model: SegmentationModel) -> Iterable[nn.Parameter]:
+        """Make what the method keeps beside the network (an average of its weights, a second decoder).
+
+        Returns
+        -------
+        iterable of Parameter
+            What is to be trained along with the network, on its device.
+        """
+        return ()
+
+    def loss(self, model: SegmentationModel, batch: Batch) -> Losses:
         """Losses of a batch, to be differentiated; eq. 3 alone."""
         logits, _ = model(batch.inputs)
         return Losses(points=partial_cross_entropy(logits, batch.labels), second=logits.sum() * 0.0)
 
-    def after_step(self, model: nn.Module) -> None:
+    def after_step(self, model: SegmentationModel) -> None:
         """Follow the network after an optimiser step (an average of weights, say)."""
 
-    def refresh(self, model: nn.Module, scenes: Iterable[Scene]) -> None:
+    def refresh(self, model: SegmentationModel, scenes: Iterable[Scene]) -> None:
         """Ask the teacher again for every training window; the model is in evaluation mode."""
 
     def target(self, name: str) -> NDArray[np.float32] | None:

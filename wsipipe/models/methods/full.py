@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from wsipipe.models.losses import partial_cross_entropy
 from wsipipe.models.methods.base import Batch, Losses, Method
+from wsipipe.models.segmentation import SegmentationModel
 
 
 class FullSupervision(Method):
@@ -13,7 +12,7 @@ class FullSupervision(Method):
 
     needs_masks = True
 
-    def loss(self, model: nn.Module, batch: Batch) -> Losses:
+    def loss(self, model: SegmentationModel, batch: Batch) -> Losses:
         """See `Method.loss`; eq. 3 with every cell of the mask as its set S."""
         logits, _ = model(batch.inputs)
         return Losses(points=partial_cross_entropy(logits, batch.truth), second=logits.sum() * 0.0)

@@ -3,63 +3,39 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsipipe.config import CvmSettings
-from wsipipe.models.losses import partial_cross_entropy, weighted_kl
-from wsipipe.models.methods.base import Batch, Losses, Method, Scene
+from wsipipe.models.methods.base import Scene
+from wsipipe.models.methods.teacher import Teacher
+from wsipipe.models.segmentation import SegmentationModel
 from wsipipe.numerics.contrast import contrast_map
 from wsipipe.numerics.variational import variational_segmentation
 
 
-class FeatureTeacher(Method):
-    """A soft target u for each window, followed by the uncertainty-weighted divergence (eq. 2).
+class FeatureTeacher(Teacher):
+    """A teacher that reads decoder features and points.
 
     Windows without points of both classes, and windows on which u comes out constant (the features do not tell the
-    points apart yet), have no target: they are trained by their points alone.
+    points apart yet), have no target.
     """
 
-    has_teacher = True
-
     def __init__(self, settings: CvmSettings) -> None:
+        super().__init__()
         self.settings = settings
-        self._targets: dict[str, NDArray[np.float32]] = {}
 
     def segment(self, features: NDArray[np.float32], scene: Scene) -> NDArray[np.float32]:
         """Target u (h, w) in [0, 1] from decoder features (h, w, width)."""
         raise TypeError(f"{type(self).__name__} says how u is made")
 
-    def loss(self, model: nn.Module, batch: Batch) -> Losses:
-        """See `Method.loss`; eq. 2."""
-        logits, _ = model(batch.inputs)
-        return Losses(
-            points=partial_cross_entropy(logits, batch.labels),
-            second=weighted_kl(logits, batch.target, batch.target_valid),
-        )
-
-    def refresh(self, model: nn.Module, scenes: Iterable[Scene]) -> None:
-        """See `Method.refresh`."""
-        self._targets = {scene.name: u for scene in scenes if (u := self._opinion(model, scene)) is not None}
-
-    def target(self, name: str) -> NDArray[np.float32] | None:
-        """See `Method.target`."""
-        return self._targets.get(name)
-
-    def state(self) -> Mapping[str, Tensor]:
-        """See `Method.state`."""
-        return {name: torch.from_numpy(u) for name, u in self._targets.items()}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """See `Method.load_state`."""
-        self._targets = {name: u.numpy() for name, u in state.items()}
-
-    def _opinion(self, model: nn.Module, scene: Scene) -> NDArray[np.float32] | None:
+    def opinion(self, model: SegmentationModel, scene: Scene) -> NDArray[np.float32] | None:
+        """See `Teacher.opinion`."""
         if not (len(scene.in_target) and len(scene.out_of_target)):
             return None
         with featureless_points_allowed():
@@ -117,7 +93,7 @@ def featureless_points_allowed() -> Iterator[None]:
 
 
 @torch.no_grad()
-def decoder_features(model: nn.Module, inputs: Tensor) -> NDArray[np.float32]:
+def decoder_features(model: SegmentationModel, inputs: Tensor) -> NDArray[np.float32]:
     """Last decoder feature map (h, w, width) of one window (1, c, h, w), the model in evaluation mode."""
     _, features = model(inputs)
     return np.ascontiguousarray(features[0].permute(1, 2, 0).float().cpu().numpy())
