@@ -11,7 +11,7 @@ from wsipipe.errors import NumericsError
 from wsipipe.numerics import energy
 from wsipipe.numerics.edges import edge_weights
 from wsipipe.numerics.solvers.differences import OFFSETS, pair_slices
-from wsipipe.numerics.variational import solve_cvm, variational_segmentation
+from wsipipe.numerics.variational import CvmCase, solve_cvm, solve_cvm_batch, variational_segmentation
 
 KINDS = ["crofton", "isotropic"]
 BACKENDS = ["reference", "compiled"]
@@ -29,14 +29,15 @@ def dice(a, b):
     return 2 * (a & b).sum() / (a.sum() + b.sum())
 
 
-def certificate(z, result, kind, valid=None):
+def certificate(z, result, kind, valid=None, extra=None):
     """Energy and gap of the first map of a result, computed anew in float64."""
     g = edge_weights(z[0], beta=10.0, valid=valid)
     c1, c2, lam = result.c1[0], result.c2[0], result.lam[0]
-    f = energy.force(z[0], c1=c1, c2=c2, lam=lam, valid=valid)
+    f = energy.force(z[0], c1=c1, c2=c2, lam=lam, valid=valid, extra=extra)
     primal = energy.primal_value(result.u[0], g, f, neighbourhood=kind, valid=valid)
     dual = energy.dual_value(energy.feasible(result.dual[0], g, neighbourhood=kind, valid=valid), f, neighbourhood=kind)
-    total = energy.energy(z[0], result.u[0], g, c1=c1, c2=c2, lam=lam, neighbourhood=kind, valid=valid)
+    case = {"c1": c1, "c2": c2, "lam": lam, "neighbourhood": kind, "valid": valid, "extra": extra}
+    total = energy.energy(z[0], result.u[0], g, **case)
     return total, energy.relative_gap(primal, dual, f)
 
 
@@ -164,12 +165,95 @@ def test_maps_and_threads_do_not_touch_one_another(kind):
 
 
 def test_many_iterations_in_one_pass_are_the_same_as_one_by_one(monkeypatch):
-    from wsipipe.numerics.solvers import compiled
+    from wsipipe.numerics.solvers import band
 
     z, _ = blobs((40, 52))
     several = solve_cvm(z)
-    monkeypatch.setattr(compiled, "CACHE_BYTES", 0)
+    monkeypatch.setattr(band, "CACHE_BYTES", 0)
     np.testing.assert_array_equal(solve_cvm(z).u, several.u)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_bands_in_threads_are_the_undivided_map(kind, masked, monkeypatch):
+    """Bit for bit, with as many bands of rows as there are threads."""
+    from wsipipe.numerics.solvers import compiled
+
+    monkeypatch.setattr(compiled, "CELLS_PER_THREAD", 100)
+    z, _ = blobs((61, 40), seed=3)
+    valid = np.random.default_rng(0).random(z.shape[1:]) < 0.9 if masked else None
+    one, three = (
+        solve_cvm(z, valid=valid, neighbourhood=kind, keep_dual=True, threads=threads, levels=1) for threads in (1, 3)
+    )
+    np.testing.assert_array_equal(one.u, three.u)
+    np.testing.assert_array_equal(one.dual[0], three.dual[0])
+    for name in ("c1", "c2", "energy", "gap", "iterations", "status"):
+        assert getattr(one, name) == getattr(three, name)
+
+
+def test_maps_of_several_sizes_are_solved_at_once():
+    cases = [
+        CvmCase(np.concatenate([blobs((30, 22), seed=0)[0], blobs((30, 22), seed=1)[0]]), lam=[2.0, 3.0]),
+        CvmCase(blobs((12, 50), seed=2)[0], means=(0.6, 0.1)),
+        CvmCase(np.full((1, 5, 5), 0.3, np.float32)),
+    ]
+    together = solve_cvm_batch(cases, threads=2)
+    for case, found in zip(cases, together, strict=True):
+        alone = solve_cvm(case.z, lam=case.lam, means=case.means)
+        np.testing.assert_array_equal(found.u, alone.u)
+        assert found.status == alone.status
+        assert found.energy.tolist() == alone.energy.tolist()
+
+
+# --- an extra force ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_certificate_counts_an_extra_force(kind, backend, masked):
+    z, _ = blobs((31, 42), seed=6)
+    rng = np.random.default_rng(0)
+    valid = rng.random(z.shape[1:]) < 0.8 if masked else None
+    extra = rng.uniform(-1, 2, z.shape[1:]).astype(np.float32)
+    settings = {"neighbourhood": kind, "backend": backend, "keep_dual": True}
+    result = solve_cvm(z, extra=extra, valid=valid, **settings)
+    total, gap = certificate(z, result, kind, valid, extra)
+    assert result.status == ("converged",)
+    assert result.gap[0] <= 1e-4
+    assert gap == pytest.approx(result.gap[0], abs=2e-6)
+    assert result.energy[0] == pytest.approx(total, rel=1e-6)
+    assert not np.array_equal(result.u > 0.5, solve_cvm(z, valid=valid, **settings).u > 0.5)
+
+
+def test_backends_agree_on_an_extra_force():
+    z, _ = blobs((40, 52), seed=1)
+    extra = np.linspace(0, 1, z.size, dtype=np.float32).reshape(z.shape)
+    first, second = (solve_cvm(z, extra=extra, backend=backend, levels=1) for backend in BACKENDS)
+    np.testing.assert_allclose(first.u, second.u, atol=1e-3)
+    assert first.energy[0] == pytest.approx(second.energy[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "geodesic"])
+def test_a_distance_leaves_out_what_lies_far_from_the_points(distance):
+    """Two like blobs, one of them marked: without a distance both are segmented."""
+    rows, cols = np.mgrid[:40, :80]
+    disks = [(rows - 20) ** 2 + (cols - centre) ** 2 < 100 for centre in (18, 62)]
+    features = np.stack([disks[0] | disks[1], ~(disks[0] | disks[1])], axis=2).astype(np.float32)
+    points = {"in_target": [(20, 18)], "out_of_target": [(2, 40)]}
+    every = variational_segmentation(features, **points).u > 0.5
+    near = variational_segmentation(features, **points, distance=distance, theta=2.0).u > 0.5
+    assert dice(every, disks[0] | disks[1]) > 0.95
+    assert dice(near, disks[0]) > 0.95
+
+
+def test_operator_splitting_comes_near_the_optimum():
+    z, _ = blobs((48, 64), seed=2)
+    exact, split = (
+        solve_cvm(z, lam=5.0, neighbourhood="isotropic", scheme=scheme) for scheme in ("primal_dual", "aos")
+    )
+    assert exact.energy[0] <= split.energy[0] <= 1.02 * exact.energy[0]
+    assert 1e-4 < split.gap[0] < 0.05
 
 
 # --- weights and starts ------------------------------------------------------------------------------------------
@@ -365,6 +449,13 @@ def test_other_maps_are_refused_with_what_was_given(z, message):
         ({"threads": 0}, "threads is at least 1, got 0"),
         ({"neighbourhood": "hexagons"}, "no neighbourhood 'hexagons'"),
         ({"backend": "abacus"}, "no backend 'abacus'"),
+        ({"scheme": "finite elements"}, "no scheme 'finite elements'"),
+        ({"scheme": "aos"}, "scheme aos works on rows and columns"),
+        ({"backend": "torch", "levels": 1}, "levels 0"),
+        ({"backend": "torch", "device": "cuda:77"}, "torch has no device 'cuda:77'"),
+        ({"sweep": 0}, "sweep is at least 1, got 0"),
+        ({"extra": np.zeros((9, 10), np.float32)}, r"extra has the shape of z, \(2, 10, 10\).*got \(9, 10\)"),
+        ({"extra": np.full((10, 10), np.nan)}, "extra holds values that are not finite"),
         ({"means": (0.5,)}, "a pair"),
         ({"means": (0.5, 0.5)}, "differ"),
         ({"means": (0.5, np.inf)}, "c2 is finite"),

@@ -74,8 +74,9 @@ def energy(
     lam: float,
     neighbourhood: Neighbourhood = "crofton",
     valid: Valid | None = None,
+    extra: Map | None = None,
 ) -> float:
-    """E(u, c1, c2), eq. 6 with (1 - u).
+    """E(u, c1, c2), eq. 6 with (1 - u), and sum extra u where there is an extra force.
 
     Parameters
     ----------
@@ -89,8 +90,16 @@ def energy(
         How lengths are measured.
     valid : (rows, cols) bool array, optional
         Cells that count; all by default.
+    extra : (rows, cols) float array, optional
+        Further force; theta times a distance makes the model selective (`wsipipe.numerics.distances`).
     """
-    return length(u, g, neighbourhood=neighbourhood, valid=valid) + lam * fitting(z, u, c1, c2, valid)
+    added = 0.0 if extra is None else selective(u, extra, valid)
+    return length(u, g, neighbourhood=neighbourhood, valid=valid) + lam * fitting(z, u, c1, c2, valid) + added
+
+
+def selective(u: Map, extra: Map, valid: Valid | None = None) -> float:
+    """Compute the selective term of section 3, sum extra u; extra is theta times a distance to the in-target points."""
+    return float(np.sum((_double(extra) * _double(u))[_all(u, valid)]))
 
 
 def region_means(z: Map, u: Map, valid: Valid | None = None) -> tuple[float, float]:
@@ -100,9 +109,13 @@ def region_means(z: Map, u: Map, valid: Valid | None = None) -> tuple[float, flo
     return _mean(_double(z), inside), _mean(_double(z), outside)
 
 
-def force(z: Map, *, c1: float, c2: float, lam: float, valid: Valid | None = None) -> NDArray[np.float64]:
-    """Differentiate the fitting term by u: lambda ((z - c1)^2 - (z - c2)^2); 0 on cells that do not count."""
+def force(
+    z: Map, *, c1: float, c2: float, lam: float, valid: Valid | None = None, extra: Map | None = None
+) -> NDArray[np.float64]:
+    """Differentiate all terms but the length by u: lambda ((z - c1)^2 - (z - c2)^2) + extra; 0 where nothing counts."""
     slope = lam * ((_double(z) - c1) ** 2 - (_double(z) - c2) ** 2)
+    if extra is not None:
+        slope = slope + _double(extra)
     return np.where(_all(z, valid), slope, 0)
 
 

@@ -27,25 +27,34 @@ def test_compiles_where_there_is_no_folder_for_the_cache(monkeypatch):
     assert tried == [True, False]
 
 
-@pytest.mark.parametrize("kind", ["crofton", "isotropic"])
-def test_sums_do_not_depend_on_where_the_map_lies(kind):
+@pytest.mark.parametrize("planes", [4, 2], ids=["crofton", "isotropic"])
+def test_sums_do_not_depend_on_where_the_map_lies(planes):
     """Sums are whole numbers: those of a map are exactly those of its parts, far from one another."""
     rng = np.random.default_rng(0)
-    planes = 4 if kind == "crofton" else 2
-    sums = getattr(kernels, f"{kind}_sums")
-    part_u, part_z = rng.random((2, 9, 9)).astype(np.float32), rng.random((2, 9, 9)).astype(np.float32)
+    part_u, part_z, part_extra = rng.random((3, 2, 9, 9)).astype(np.float32)
+    force, steps, units = (np.float32(-0.2), np.float32(0.07)), (np.float32(0.1), np.float32(1.6)), (np.float32(1),) * 2
+    scale, rows = np.float32(2**25), (1, 10)
 
-    def total(u, z, g):
-        padded = [np.pad(plane, 1, constant_values=fill) for plane, fill in ((u, 0), (z, 0), (g, kernels.OUTSIDE))]
-        p = np.zeros((planes, *padded[0].shape), np.float32)
-        return np.array(sums(*padded, p, (np.float32(-2), np.float32(0.7)), (2.0**40, 2.0**40, 2.0**40)))
+    def total(u, z, extra, g):
+        fills = (0, 0, kernels.OUTSIDE, 0)
+        u, z, g, extra = (np.pad(v, 1, constant_values=fill) for v, fill in zip((u, z, g, extra), fills, strict=True))
+        p = np.zeros((planes, *u.shape), np.float32)
+        ring = np.zeros((3, 2, u.shape[1]), np.float32)
+        region = kernels.sweeps(u, z, g, extra, p, ring, force, steps, (scale, scale), rows)
+        certificate = kernels.certificate(u, z, g, extra, p, force, units, scale, rows)
+        scales = (2.0**25, 2.0**25)
+        energy = kernels.energy64(u, z, g, extra, (0.5, 0.1), 5.0, (1.0, 1.0), scales, rows, planes == 4)
+        return np.array([*region, *certificate, *energy])
 
-    ones, gap = np.ones((9, 9), np.float32), np.full((9, 2), kernels.OUTSIDE)
-    parts = sum(total(u, z, ones) for u, z in zip(part_u, part_z, strict=True))
+    ones, gap = np.full((9, 9), 0.1, np.float32), np.full((9, 2), kernels.OUTSIDE)
     nothing = np.zeros((9, 2), np.float32)
+    parts = sum(total(u, z, extra, ones) for u, z, extra in zip(part_u, part_z, part_extra, strict=True))
     whole = total(
-        np.hstack([part_u[1], nothing, part_u[0]]),
-        np.hstack([part_z[1], nothing, part_z[0]]),
-        np.hstack([ones, gap, ones]),
+        *(np.hstack([p[1], nothing, p[0]]) for p in (part_u, part_z, part_extra)), np.hstack([ones, gap, ones])
     )
+    assert (whole != 0).all()
     np.testing.assert_array_equal(whole, parts)
+
+
+def test_whole_numbers_are_the_nearest():
+    assert [kernels.fixed(np.float32(v), np.float32(8)) for v in (0.125, 0.19, -0.19, -1.0)] == [1, 2, -2, -8]

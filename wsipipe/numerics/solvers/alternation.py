@@ -1,4 +1,9 @@
-"""The outer loop, the same for all backends: move u, sum up, update c1 and c2, stop on the certificate."""
+"""The outer loop, the same for all backends: move u, sum up, update c1 and c2, stop on the certificate.
+
+u follows its means within a few iterations; what takes long is the drift of the means themselves, each of which moves
+the other's cells a little further. The drift is nearly geometric, so its end is foreseen (Aitken's extrapolation): that
+halves the iterations, and where it foresees wrongly the next means, which are always those of u, put it right.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsipipe.numerics.solvers.problem import Limits, Measures, Solution, Start, Status, Stepper
+from wsipipe.numerics.solvers.problem import Limits, Measures, Region, Solution, Start, Status, Stepper
 
-SWEEP = 10  # primal-dual iterations between two measurements
+SWEEP = Limits.sweep  # primal-dual iterations between two updates of the means, unless told otherwise
+PATIENCE = 4  # a certificate that was not enough is asked for again after 1/4 more iterations: it costs about one
+FURTHEST = 0.75  # largest ratio of two drifts that is believed: the end is at most 4 drifts away
 HALF_A_CELL = 0.5  # less mass than this is nothing
+
+Means = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -18,47 +27,77 @@ class Totals:
 
     count: int
     total: float
-    spread: float
+    low: float
+    high: float
 
 
 def alternate(stepper: Stepper, totals: Totals, start: Start, limits: Limits) -> Solution:
     """Minimise E(u, c1, c2): primal-dual iterations for fixed means, then the means of eq. 6 in closed form.
 
-    Stops when u is within `limits.tol` (relative duality gap) of the global optimum for c1 and c2, and these no longer
-    move by more than `limits.tol` of the range of z.
+    Stops when u is within `limits.tol` (relative duality gap) of the global optimum for c1 and c2, and these are within
+    `limits.tol` of the range of z of the means of u.
 
     Notes
     -----
     A phase that has vanished keeps its last mean: without weight it has none, and the other phase can still converge.
     Means are rounded to float32, in which the iterations run, so that the certificate holds for the means reported.
     """
-    c1, c2 = _single(start.c1), _single(start.c2)
-    done = 0
+    means = _single(start.c1), _single(start.c2)
+    drift = Drift(totals)
+    done = ask = 0
     while True:
-        stepper.advance(c1, c2, min(SWEEP, limits.max_iter - done))
-        done = min(done + SWEEP, limits.max_iter)
-        sums = stepper.measure(c1, c2)
-        gap = _gap(sums)
-        means = (c1, c2) if limits.fixed_means else _means(sums, totals, c1, c2)
-        moved = max(abs(means[0] - c1), abs(means[1] - c2))
-        settled = gap <= limits.tol and moved <= limits.tol * totals.spread
-        if settled or done >= limits.max_iter:
-            break
-        c1, c2 = means
-    u, dual = stepper.state()
-    status = _status(sums, totals, settled=settled)
-    return Solution(u, dual, c1, c2, stepper.energy(c1, c2), gap, done, status)
+        iterations = min(limits.sweep, limits.max_iter - done)
+        region = stepper.advance(*means, iterations)
+        done += iterations
+        fitted = means if limits.fixed_means else _means(region, totals, means)
+        moved = max(abs(new - old) for new, old in zip(fitted, means, strict=True))
+        still, last = moved <= limits.tol * (totals.high - totals.low), done >= limits.max_iter
+        if last or (still and done >= ask):
+            gap = _gap(stepper.measure(*means))
+            if last or gap <= limits.tol:
+                break
+            ask = done + done // PATIENCE
+        means = means if limits.fixed_means else drift.end(means, fitted)
+    dual = stepper.dual() if limits.keep_dual else None
+    status = _status(region, totals, settled=still and gap <= limits.tol)
+    return Solution(stepper.segmentation(), dual, *means, stepper.energy(*means), gap, done, status)
+
+
+class Drift:
+    """Foresees where the means are drifting to, from their last two drifts.
+
+    Parameters
+    ----------
+    totals : Totals
+        Means never leave the range of z.
+    """
+
+    def __init__(self, totals: Totals) -> None:
+        self.totals = totals
+        self.before: Means = (0.0, 0.0)
+
+    def end(self, means: Means, fitted: Means) -> Means:
+        """Next means, given the present ones and those of the segmentation that they led to."""
+        now = fitted[0] - means[0], fitted[1] - means[1]
+        c1, c2 = (self._end(c, d, b) for c, d, b in zip(means, now, self.before, strict=True))
+        self.before = now
+        return (c1, c2) if c1 > c2 else fitted
+
+    def _end(self, mean: float, drift: float, before: float) -> float:
+        """Limit of a geometric series: drift (1 + ratio + ratio^2 + ...)."""
+        ratio = min(max(drift / before, 0.0), FURTHEST) if before else 0.0
+        return _single(min(max(mean + drift / (1 - ratio), self.totals.low), self.totals.high))
 
 
 def _gap(sums: Measures) -> float:
-    return (sums.primal - sums.dual) / sums.scale if sums.scale > 0 else 0.0
+    return sums.excess / sums.scale if sums.scale > 0 else 0.0
 
 
-def _means(sums: Measures, totals: Totals, c1: float, c2: float) -> tuple[float, float]:
-    rest = totals.count - sums.mass
+def _means(region: Region, totals: Totals, last: Means) -> Means:
+    rest = totals.count - region.mass
     return (
-        _single(sums.weighted / sums.mass) if sums.mass >= HALF_A_CELL else c1,
-        _single((totals.total - sums.weighted) / rest) if rest >= HALF_A_CELL else c2,
+        _single(region.weighted / region.mass) if region.mass >= HALF_A_CELL else last[0],
+        _single((totals.total - region.weighted) / rest) if rest >= HALF_A_CELL else last[1],
     )
 
 
@@ -66,9 +105,9 @@ def _single(value: float) -> float:
     return float(np.float32(value))
 
 
-def _status(sums: Measures, totals: Totals, *, settled: bool) -> Status:
+def _status(region: Region, totals: Totals, *, settled: bool) -> Status:
     if not settled:
         return "capped"
-    if sums.mass < HALF_A_CELL:
+    if region.mass < HALF_A_CELL:
         return "empty"
-    return "full" if totals.count - sums.mass < HALF_A_CELL else "converged"
+    return "full" if totals.count - region.mass < HALF_A_CELL else "converged"

@@ -57,8 +57,6 @@ def solve(problem: Problem, start: Start, limits: Limits, *, threads: int = 1) -
         `tol` is not that of the duality gap: "converged" means |u' - u| < tol |u| (the rule of the authors' code) and
         means that move by at most tol of the range of z. Look at `gap` for the distance to the optimum.
     threads : int
-        Not made use of.
-    threads : int
         One is used, whatever is asked for.
 
     Raises
@@ -66,7 +64,6 @@ def solve(problem: Problem, start: Start, limits: Limits, *, threads: int = 1) -
     NumericsError
         Another neighbourhood.
     """
-    del threads
     del threads
     if problem.neighbourhood != "isotropic":
         raise NumericsError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,130 +12,117 @@ from numpy.typing import NDArray
 
 from wsipipe.numerics.solvers import kernels
 from wsipipe.numerics.solvers.alternation import Totals, alternate
-from wsipipe.numerics.solvers.differences import OFFSETS, Neighbourhood
-from wsipipe.numerics.solvers.problem import Limits, Measures, Problem, Solution, Split, Start
-from wsipipe.numerics.solvers.reference import RHO, STEPS
+from wsipipe.numerics.solvers.band import (
+    Band,
+    Extent,
+    added,
+    cut_rows,
+    energy_of,
+    fixed_scale,
+    measures_of,
+    padded,
+    region_of,
+    views,
+)
+from wsipipe.numerics.solvers.problem import Limits, Measures, Problem, Region, Solution, Split, Start
 
-CACHE_BYTES = 1 << 21  # rows in hand at once: past this, more iterations in one pass gain nothing (measured)
-SUM_BITS = 60  # of the 63 of a whole number, so that no sum overflows
-LARGEST_SLOPE = 4.0  # more than |grad^T p| can be for weights of at most 1
+CELLS_PER_THREAD = 1 << 17  # smaller bands cost more to hand out than they save
 
 Valid = NDArray[np.bool_] | None
+Run = Callable[[Callable[[Band], Any], Iterable[Band]], Iterable[Any]]  # `map`, or that of a pool
 
 
 def edge_weights(z: NDArray[np.float32], *, beta: float, valid: Valid) -> NDArray[np.float32]:
     """Edge detector; see `wsipipe.numerics.edges.edge_weights`."""
-    g = _padded(np.ones_like(z), valid, outside=kernels.OUTSIDE)
-    kernels.fill_edges(_padded(z), g, np.float32(beta))
+    g = padded(np.ones_like(z), valid, outside=kernels.OUTSIDE)
+    kernels.fill_edges(padded(z), g, np.float32(beta))
     inner = g[1:-1, 1:-1]
     return inner if valid is None else np.where(valid, inner, np.float32(1))
 
 
 def split(z: NDArray[np.float32], threshold: float, valid: Valid) -> Split:
     """Count and sum z above a threshold and over all valid cells."""
-    counts = np.ones((0, 0), np.bool_) if valid is None else valid
-    scale = _scale(z.size, float(max(z.max(), -z.min())))
-    above, sum_above, count, total = kernels.split_sums(z, counts, np.float32(threshold), scale)
-    return Split(int(above), float(sum_above / scale), int(count), float(total / scale))
+    cells = z if valid is None else z[valid][None]
+    scale = fixed_scale(float(max(cells.max(), -cells.min())))
+    above, sum_above, total = kernels.split_sums(cells, np.float32(threshold), np.float32(scale))
+    return Split(int(above), float(sum_above / scale), cells.size, float(total / scale))
 
 
-def solve(problem: Problem, start: Start, limits: Limits) -> Solution:
-    """Minimise the energy; see `wsipipe.numerics.solvers.alternation.alternate`."""
-    where = True if problem.valid is None else problem.valid
-    low = float(problem.z.min(where=where, initial=np.inf))
-    high = float(problem.z.max(where=where, initial=-np.inf))
-    parts = split(problem.z, high, problem.valid)
-    stepper = CompiledStepper(problem, start, low=low, high=high)
-    return alternate(stepper, Totals(parts.count, parts.total, high - low), start, limits)
+def solve(problem: Problem, start: Start, limits: Limits, *, threads: int = 1) -> Solution:
+    """Minimise the energy; see `wsipipe.numerics.solvers.alternation.alternate`.
+
+    Large maps are cut into as many bands of rows as there are threads; the result does not depend on it.
+    """
+    whole = split(problem.z, 0.0, problem.valid)
+    extent = Extent.of(problem)
+    totals = Totals(whole.count, whole.total, extent.low, extent.high)
+    bands = max(1, min(threads, problem.z.size // CELLS_PER_THREAD))
+    if bands == 1:
+        return alternate(CompiledStepper(problem, start, extent), totals, start, limits)
+    with ThreadPoolExecutor(bands) as pool:
+        stepper = CompiledStepper(problem, start, extent, bands=bands, halo=limits.sweep, run=pool.map)
+        return alternate(stepper, totals, start, limits)
 
 
 class CompiledStepper:
-    """State of the iteration on one map: float32 planes with a border of one cell.
+    """The iteration on one map, in one band or in several side by side; see `wsipipe.numerics.solvers.band`.
 
     Parameters
     ----------
     problem, start
         The map and where to start.
-    low, high : float
-        Range of the map over the valid cells.
+    extent : Extent
+        Of the map.
+    bands : int
+        Number of bands.
+    halo : int
+        Rows that neighbouring bands share, and most iterations that are done between two exchanges of them.
+    run : callable
+        Applies a function to all bands: `map`, or that of a thread pool.
     """
 
-    def __init__(self, problem: Problem, start: Start, *, low: float, high: float) -> None:
-        self.kind: Neighbourhood = problem.neighbourhood
-        self.lam, self.low, self.high = problem.lam, low, high
-        self.z, self.u = _padded(problem.z), _padded(start.u)
-        self.g = _padded(problem.g, problem.valid, outside=kernels.OUTSIDE)
-        self.p = np.zeros((len(OFFSETS[self.kind]), *self.u.shape), np.float32)
-        if start.dual is not None:
-            self.p[:, 1:-1, 1:-1] = start.dual
-        self.valid = problem.valid
-        tau, sigma = STEPS[self.kind]
-        self.steps = (np.float32(tau), np.float32(sigma), np.float32(RHO))
-        self.mass_scale = _scale(problem.z.size, 1.0)
-        self.z_scale = _scale(problem.z.size, max(abs(low), abs(high)))
+    def __init__(
+        self, problem: Problem, start: Start, extent: Extent, *, bands: int = 1, halo: int = 1, run: Run = map
+    ) -> None:
+        self.lam, self.extent, self.halo, self.run = problem.lam, extent, halo, run
+        cuts = cut_rows(len(problem.z), bands=bands, halo=halo)
+        self.bands = [
+            Band(rows, first, extent, cut.rows)
+            for cut, (rows, first) in zip(cuts, views(problem, start, cuts), strict=True)
+        ]
 
-    def advance(self, c1: float, c2: float, iterations: int) -> None:
-        """Do primal-dual iterations for fixed means."""
-        sweeps = kernels.crofton_sweeps if self.kind == "crofton" else kernels.isotropic_sweeps
-        force = self._force(c1, c2)
+    def advance(self, c1: float, c2: float, iterations: int) -> Region:
+        """See `wsipipe.numerics.solvers.problem.Stepper`."""
+        sums = []
         while iterations:
-            depth = min(iterations, self._depth())
-            ring = np.zeros((depth, 2, self.u.shape[1]), np.float32)
-            sweeps(self.u, self.z, self.g, self.p, ring, force, self.steps)
-            iterations -= depth
+            step = iterations if len(self.bands) == 1 else min(iterations, self.halo)
+            sums = list(self.run(partial(Band.advance, c1=c1, c2=c2, iterations=step), self.bands))
+            self._exchange()
+            iterations -= step
+        return region_of(added(sums), self.extent)
 
     def measure(self, c1: float, c2: float) -> Measures:
-        """Sum up the state."""
-        a, b = force = self._force(c1, c2)
-        largest = max(abs(float(a) * self.low + float(b)), abs(float(a) * self.high + float(b)))
-        scale = _scale(self.z.size, largest + LARGEST_SLOPE)
-        sums: Callable[..., Any] = kernels.crofton_sums if self.kind == "crofton" else kernels.isotropic_sums
-        mass, weighted, fit, dual, total, length = sums(
-            self.u, self.z, self.g, self.p, force, (self.mass_scale, self.z_scale, scale)
-        )
-        return Measures(
-            mass=mass / self.mass_scale,
-            weighted=weighted / self.z_scale,
-            primal=(length + fit) / scale,
-            dual=dual / scale,
-            scale=total / scale,
-        )
+        """See `wsipipe.numerics.solvers.problem.Stepper`."""
+        sums = self.run(partial(Band.measure, c1=c1, c2=c2), self.bands)
+        return measures_of(added(list(sums)), self.extent, self.lam, c1, c2)
 
     def energy(self, c1: float, c2: float) -> float:
-        """E(clipped u, c1, c2) in float64."""
-        length = kernels.crofton_length64 if self.kind == "crofton" else kernels.isotropic_length64
-        furthest = max(abs(value - mean) for value in (self.low, self.high) for mean in (c1, c2))
-        scale, fit_scale = _scale(self.z.size, LARGEST_SLOPE), _scale(self.z.size, furthest**2)
-        fitting = kernels.fitting64(self.u, self.z, self.g, c1, c2, fit_scale) / fit_scale
-        return float(length(self.u, self.g, scale) / scale + self.lam * fitting)
+        """See `wsipipe.numerics.solvers.problem.Stepper`."""
+        sums = self.run(partial(Band.energy, c1=c1, c2=c2), self.bands)
+        return energy_of(added(list(sums)), self.extent, self.lam, c1, c2)
 
-    def state(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Clipped u and dual variable."""
-        u = np.clip(self.u[1:-1, 1:-1], 0, 1)
-        if self.valid is not None:
-            u[~self.valid] = 0
-        return u, self.p[:, 1:-1, 1:-1]
+    def segmentation(self) -> NDArray[np.float32]:
+        """See `wsipipe.numerics.solvers.problem.Stepper`."""
+        parts = [band.segmentation() for band in self.bands]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _force(self, c1: float, c2: float) -> tuple[np.float32, np.float32]:
-        """Slope and offset of lambda ((z - c1)^2 - (z - c2)^2), which is linear in z."""
-        return np.float32(2 * self.lam * (c2 - c1)), np.float32(self.lam * (c1**2 - c2**2))
+    def dual(self) -> NDArray[np.float32]:
+        """See `wsipipe.numerics.solvers.problem.Stepper`."""
+        parts = [band.dual() for band in self.bands]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
-    def _depth(self) -> int:
-        """Count the iterations that one pass over the rows does: as many as keep the rows in hand in the cache."""
-        row_bytes = (3 + len(self.p) + 2) * self.u.shape[1] * 4
-        return int(max(1, CACHE_BYTES // row_bytes - 2))
-
-
-def _padded(
-    values: NDArray[np.float32], valid: Valid = None, *, outside: np.float32 | None = None
-) -> NDArray[np.float32]:
-    """Copy a map into a plane with a border of one cell; border, and cells not valid, are `outside` (0)."""
-    fill = np.float32(0) if outside is None else outside
-    out = np.full((values.shape[0] + 2, values.shape[1] + 2), fill, np.float32)
-    out[1:-1, 1:-1] = values if valid is None else np.where(valid, values, fill)
-    return out
-
-
-def _scale(cells: int, largest: float) -> float:
-    """Power of two that turns values of at most `largest` into whole numbers of which `cells` can be summed."""
-    return math.ldexp(1.0, SUM_BITS - math.ceil(math.log2(cells)) - math.ceil(math.log2(max(largest, 1e-30))))
+    def _exchange(self) -> None:
+        """Give every band what its neighbours hold of its halo."""
+        for above, below in zip(self.bands, self.bands[1:], strict=False):
+            above.take(None, below.first_rows(self.halo))
+            below.take(above.last_rows(self.halo), None)

@@ -4,12 +4,18 @@ All maps are float32 planes with a border one cell wide: cell (r, c) is at [r + 
 (`OUTSIDE`) on the border and on cells that do not count, which says without a further mask that no pair is there: the
 sum of its two values is then below 0. Dual planes are stored at the first cell of each pair and stay 0 on the border.
 
+To save products in the loops that run most, dual planes hold p / sigma, g holds the largest |p| / sigma of a cell
+(times half the weight of an axis pair, for eight neighbours), and forces come times tau; see `band`.
+
 Rows are worked on in a skewed order (`*_sweeps`): while iteration k updates row i, iteration k + 1 follows on row
 i - 1, so that rows stay in the cache for several iterations. Every cell sees exactly the operations of one iteration
 after the other, in the same order.
 
-Sums are in fixed point (whole numbers): they are exact, so they do not depend on the order of summation, on threads,
-or on flips of the map. Differences of dual variables are paired so that a flip or a transpose changes no rounding.
+Sums are in fixed point: each value becomes a whole number of 31 bits (`fixed`), and these are added up in 64. So they
+do not depend on the order of summation: not on threads, nor on blocks, nor on flips of the map. Differences of dual
+variables are paired so that a flip or a transpose changes no rounding.
+
+Sums run over the rows `first` to `last - 1` of a plane, so that a block of a map leaves out the rows that it shares.
 """
 
 from __future__ import annotations
@@ -29,194 +35,142 @@ Plane = NDArray[np.float32]
 Row = NDArray[np.float32]
 F32 = np.float32
 Sum = np.int64  # in fixed point
+Extra = NDArray[np.float32] | None  # a further force per cell; numba compiles the loops without it separately
 
 OUTSIDE = np.float32(-8.0)  # well below minus any weight: a pair with it sums to less than 0
 FAINT = np.float32(1e-30)  # least weight of a cell that counts, so that the sign still tells it
 ZERO = np.float32(0)
 ONE = np.float32(1)
 HALF = np.float32(0.5)
-AXIS = np.float32(math.pi / 16)  # Crofton weight of an axis pair, halved: it multiplies the sum of two g
-DIAGONAL = np.float32(math.pi / (16 * math.sqrt(2)))
+NOTHING = np.float64(0)
+AXIS = math.pi / 16  # Crofton weight of an axis pair, halved: it multiplies the sum of two g
+DIAGONAL64 = 1 / math.sqrt(2)  # weight of a diagonal pair as a share of that of an axis pair
+DIAGONAL = np.float32(DIAGONAL64)
 
 
-def compiled(function: Callable[P, R]) -> Callable[P, R]:
+def compiled(function: Callable[P, R], *, fastmath: set[str] | None = None) -> Callable[P, R]:
     """Compile with numba, keeping the result on disk where there is a place for it (not in read-only installations)."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath or set()}
     with contextlib.suppress(RuntimeError):  # numba's word for "no folder to keep it in"
         return cast("Callable[P, R]", numba.njit(cache=True, **options)(function))
     return cast("Callable[P, R]", numba.njit(**options)(function))
 
 
+def contracted(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile, doing a product and a sum in one instruction; nothing else of fast math, which would reorder sums."""
+    return compiled(function, fastmath={"contract"})
+
+
 @compiled
 def _clamp(value: F32, bound: F32) -> F32:
+    """Within -bound and bound."""
     value = value if value < bound else bound
     return value if value > -bound else -bound
 
 
 @compiled
-def _weight(first: F32, second: F32, factor: F32) -> F32:
-    """Crofton weight of a pair from the edge detector of its cells; 0 where there is no pair."""
-    weight = factor * (first + second)
+def _weight(first: F32, second: F32) -> F32:
+    """Crofton weight of an axis pair from the scaled edge detector of its cells; 0 where there is no pair."""
+    weight = first + second
     return weight if weight > ZERO else ZERO
 
 
 @compiled
-def _unit(value: F32) -> F32:
-    value = value if value > ZERO else ZERO
-    return value if value < ONE else ONE
+def _diagonal(first: F32, second: F32) -> F32:
+    """Crofton weight of a diagonal pair."""
+    return DIAGONAL * _weight(first, second)
 
 
 @compiled
+def _unit(value: F32) -> F32:
+    value = value if value < ONE else ONE
+    return value if value > ZERO else ZERO
+
+
+@contracted
 def _relaxed(p: F32, q: F32, rho: F32) -> F32:
     return p + rho * (q - p)
 
 
-# --- eight neighbours --------------------------------------------------------------------------------------------
-
-
 @compiled
+def fixed(value: F32, scale: F32) -> np.int32:
+    """Whole number nearest to scale times value; 31 bits, which vector registers convert at once."""
+    return np.int32(np.rint(scale * value))
+
+
+@contracted
+def _force(z: Plane, extra: Extra, i: int, j: int, a: F32, b: F32) -> F32:
+    force: F32 = a * z[i, j] + b
+    return force if extra is None else force + extra[i, j]
+
+
+# --- one iteration, eight neighbours -----------------------------------------------------------------------------
+
+
+@contracted
 def _crofton_primal(
-    u: Plane, z: Plane, p: NDArray[np.float32], ahead: Row, i: int, a: F32, b: F32, tau: F32, rho: F32
+    u: Plane,
+    z: Plane,
+    extra: Extra,
+    p: NDArray[np.float32],
+    ahead: Row,
+    i: int,
+    force: tuple[F32, F32],
+    step: F32,
+    rho: F32,
 ) -> None:
     """Row i of u, and 2 v - u of that row into `ahead`."""
+    a, b = force
     for j in range(1, u.shape[1] - 1):
         sides = (p[0, i, j - 1] - p[0, i, j]) + (p[1, i - 1, j] - p[1, i, j])
         corners = (p[2, i - 1, j - 1] - p[2, i, j]) + (p[3, i - 1, j + 1] - p[3, i, j])
         x = u[i, j]
-        step = _unit(x - tau * ((a * z[i, j] + b) + (sides + corners))) - x
-        ahead[j] = x + (step + step)
-        u[i, j] = x + rho * step
+        change = _unit(x - (_force(z, extra, i, j, a, b) + step * (sides + corners))) - x
+        ahead[j] = x + (change + change)
+        u[i, j] = x + rho * change
 
 
-@compiled
-def _crofton_dual(g: Plane, p: NDArray[np.float32], upper: Row, lower: Row, i: int, sigma: F32, rho: F32) -> None:
+@contracted
+def _crofton_dual(g: Plane, p: NDArray[np.float32], upper: Row, lower: Row, i: int, rho: F32) -> None:
     """Row i of the dual planes from 2 v - u of rows i and i + 1."""
     for j in range(1, g.shape[1] - 1):
         x, gx = upper[j], g[i, j]
-        q = _clamp(p[0, i, j] + sigma * (upper[j + 1] - x), _weight(gx, g[i, j + 1], AXIS))
+        q = _clamp(p[0, i, j] + (upper[j + 1] - x), _weight(gx, g[i, j + 1]))
         p[0, i, j] = _relaxed(p[0, i, j], q, rho)
-        q = _clamp(p[1, i, j] + sigma * (lower[j] - x), _weight(gx, g[i + 1, j], AXIS))
+        q = _clamp(p[1, i, j] + (lower[j] - x), _weight(gx, g[i + 1, j]))
         p[1, i, j] = _relaxed(p[1, i, j], q, rho)
-        q = _clamp(p[2, i, j] + sigma * (lower[j + 1] - x), _weight(gx, g[i + 1, j + 1], DIAGONAL))
+        q = _clamp(p[2, i, j] + (lower[j + 1] - x), _diagonal(gx, g[i + 1, j + 1]))
         p[2, i, j] = _relaxed(p[2, i, j], q, rho)
-        q = _clamp(p[3, i, j] + sigma * (lower[j - 1] - x), _weight(gx, g[i + 1, j - 1], DIAGONAL))
+        q = _clamp(p[3, i, j] + (lower[j - 1] - x), _diagonal(gx, g[i + 1, j - 1]))
         p[3, i, j] = _relaxed(p[3, i, j], q, rho)
 
 
-@compiled
-def crofton_sweeps(
-    u: Plane,
-    z: Plane,
-    g: Plane,
-    p: NDArray[np.float32],
-    ring: NDArray[np.float32],
-    force: tuple[F32, F32],
-    steps: tuple[F32, F32, F32],
-) -> None:
-    """Do as many iterations as `ring` has pairs of rows, (n, 2, cols + 2); force = a z + b; tau, sigma, rho."""
-    (a, b), (tau, sigma, rho) = force, steps
-    rows = u.shape[0] - 2
-    for front in range(1, rows + 1 + len(ring)):
-        for k in range(len(ring)):
-            i = front - k
-            if 1 <= i <= rows:
-                _crofton_primal(u, z, p, ring[k, i & 1], i, a, b, tau, rho)
-            if 2 <= i <= rows + 1:
-                _crofton_dual(g, p, ring[k, 1 - (i & 1)], ring[k, i & 1], i - 1, sigma, rho)
+# --- one iteration, forward differences --------------------------------------------------------------------------
 
 
-@compiled
-def _crofton_feasible(
-    w: Plane, g: Plane, p: NDArray[np.float32], feasible: NDArray[np.float32], i: int, scale: float
-) -> Sum:
-    """Row i of the dual planes within their bounds into `feasible`, (4, cols + 2); length of w in that row, fixed."""
-    length = np.int64(0)
-    for j in range(1, g.shape[1] - 1):
-        x, gx = _unit(w[i, j]), g[i, j]
-        weight = _weight(gx, g[i, j + 1], AXIS)
-        feasible[0, j] = _clamp(p[0, i, j], weight)
-        length += np.int64(scale * (weight * abs(_unit(w[i, j + 1]) - x)))
-        weight = _weight(gx, g[i + 1, j], AXIS)
-        feasible[1, j] = _clamp(p[1, i, j], weight)
-        length += np.int64(scale * (weight * abs(_unit(w[i + 1, j]) - x)))
-        weight = _weight(gx, g[i + 1, j + 1], DIAGONAL)
-        feasible[2, j] = _clamp(p[2, i, j], weight)
-        length += np.int64(scale * (weight * abs(_unit(w[i + 1, j + 1]) - x)))
-        weight = _weight(gx, g[i + 1, j - 1], DIAGONAL)
-        feasible[3, j] = _clamp(p[3, i, j], weight)
-        length += np.int64(scale * (weight * abs(_unit(w[i + 1, j - 1]) - x)))
-    return length
-
-
-@compiled
-def _crofton_adjoint(upper: NDArray[np.float32], here: NDArray[np.float32], out: Row) -> None:
-    """Transposed differences of one row from the dual variables, (4, cols + 2), of the row above and of its own."""
-    for j in range(1, len(out) - 1):
-        sides = (here[0, j - 1] - here[0, j]) + (upper[1, j] - here[1, j])
-        corners = (upper[2, j - 1] - here[2, j]) + (upper[3, j + 1] - here[3, j])
-        out[j] = sides + corners
-
-
-@compiled
-def _sum_row(
-    u: Plane, z: Plane, g: Plane, adjoint: Row, i: int, force: tuple[F32, F32], scales: tuple[float, float, float]
-) -> tuple[Sum, Sum, Sum, Sum, Sum]:
-    """Sum up row i, fixed: w, z w, f w, min(0, f + adjoint), |f| with w = u clipped to [0, 1]."""
-    mass, weighted, fit, bound, total = np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-    (a, b), (mass_scale, z_scale, f_scale) = force, scales
-    for j in range(1, u.shape[1] - 1):
-        counts, value = g[i, j] > ZERO, z[i, j]
-        w = _unit(u[i, j]) if counts else ZERO
-        f = a * value + b if counts else ZERO
-        slope = f + adjoint[j]
-        mass += np.int64(mass_scale * w)
-        weighted += np.int64(z_scale * value * w)
-        fit += np.int64(f_scale * (f * w))
-        bound += np.int64(f_scale * (slope if slope < ZERO else ZERO))
-        total += np.int64(f_scale * abs(f))
-    return mass, weighted, fit, bound, total
-
-
-@compiled
-def crofton_sums(
-    u: Plane,
-    z: Plane,
-    g: Plane,
-    p: NDArray[np.float32],
-    force: tuple[F32, F32],
-    scales: tuple[float, float, float],
-) -> tuple[Sum, Sum, Sum, Sum, Sum, Sum]:
-    """Sum up the map, fixed: w, z w (times scales[0] and [1]); f w, dual value, |f|, length (times scales[2])."""
-    cols = u.shape[1]
-    feasible, adjoint = np.zeros((2, len(p), cols), np.float32), np.zeros(cols, np.float32)
-    mass, weighted, fit, bound, total = np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-    length = np.int64(0)
-    for i in range(1, u.shape[0] - 1):
-        here, upper = feasible[i & 1], feasible[1 - (i & 1)]
-        length += _crofton_feasible(u, g, p, here, i, scales[2])
-        _crofton_adjoint(upper, here, adjoint)
-        m, s, f, d, t = _sum_row(u, z, g, adjoint, i, force, scales)
-        mass, weighted, fit, bound, total = mass + m, weighted + s, fit + f, bound + d, total + t
-    return mass, weighted, fit, bound, total, length
-
-
-# --- forward differences -----------------------------------------------------------------------------------------
-
-
-@compiled
+@contracted
 def _isotropic_primal(
-    u: Plane, z: Plane, p: NDArray[np.float32], ahead: Row, i: int, a: F32, b: F32, tau: F32, rho: F32
+    u: Plane,
+    z: Plane,
+    extra: Extra,
+    p: NDArray[np.float32],
+    ahead: Row,
+    i: int,
+    force: tuple[F32, F32],
+    step: F32,
+    rho: F32,
 ) -> None:
     """Row i of u, and 2 v - u of that row into `ahead`."""
+    a, b = force
     for j in range(1, u.shape[1] - 1):
         sides = (p[0, i, j - 1] - p[0, i, j]) + (p[1, i - 1, j] - p[1, i, j])
         x = u[i, j]
-        step = _unit(x - tau * ((a * z[i, j] + b) + sides)) - x
-        ahead[j] = x + (step + step)
-        u[i, j] = x + rho * step
+        change = _unit(x - (_force(z, extra, i, j, a, b) + step * sides)) - x
+        ahead[j] = x + (change + change)
+        u[i, j] = x + rho * change
 
 
-@compiled
+@contracted
 def _shrink(across: F32, down: F32, bound: F32) -> F32:
     """Factor that brings (across, down) to a length of at most `bound`."""
     bound = bound if bound > ZERO else ZERO
@@ -227,12 +181,12 @@ def _shrink(across: F32, down: F32, bound: F32) -> F32:
     return shrink if shrink < ONE else ONE
 
 
-@compiled
-def _isotropic_dual(g: Plane, p: NDArray[np.float32], upper: Row, lower: Row, i: int, sigma: F32, rho: F32) -> None:
+@contracted
+def _isotropic_dual(g: Plane, p: NDArray[np.float32], upper: Row, lower: Row, i: int, rho: F32) -> None:
     """Row i of the dual planes from 2 v - u of rows i and i + 1."""
     for j in range(1, g.shape[1] - 1):
         x, p_across, p_down = upper[j], p[0, i, j], p[1, i, j]
-        across, down = p_across + sigma * (upper[j + 1] - x), p_down + sigma * (lower[j] - x)
+        across, down = p_across + (upper[j + 1] - x), p_down + (lower[j] - x)
         across = across if g[i, j + 1] > ZERO else ZERO
         down = down if g[i + 1, j] > ZERO else ZERO
         shrink = _shrink(across, down, g[i, j])
@@ -240,31 +194,109 @@ def _isotropic_dual(g: Plane, p: NDArray[np.float32], upper: Row, lower: Row, i:
         p[1, i, j] = _relaxed(p_down, down * shrink, rho)
 
 
+# --- several iterations ------------------------------------------------------------------------------------------
+
+
 @compiled
-def isotropic_sweeps(
+def _region_row(u: Plane, z: Plane, g: Plane, i: int, scales: tuple[F32, F32]) -> tuple[Sum, Sum]:
+    """Sum up w and z w of row i, fixed, with w = u clipped to [0, 1]."""
+    mass, weighted = np.int64(0), np.int64(0)
+    for j in range(1, u.shape[1] - 1):
+        w = _unit(u[i, j]) if g[i, j] > ZERO else ZERO
+        mass += fixed(w, scales[0])
+        weighted += fixed(z[i, j] * w, scales[1])
+    return mass, weighted
+
+
+@compiled
+def sweeps(
     u: Plane,
     z: Plane,
     g: Plane,
+    extra: Extra,
     p: NDArray[np.float32],
     ring: NDArray[np.float32],
     force: tuple[F32, F32],
-    steps: tuple[F32, F32, F32],
-) -> None:
-    """Do as many iterations as `ring` has pairs of rows; see `crofton_sweeps`."""
-    (a, b), (tau, sigma, rho) = force, steps
-    rows = u.shape[0] - 2
-    for front in range(1, rows + 1 + len(ring)):
+    steps: tuple[F32, F32],
+    scales: tuple[F32, F32],
+    rows: tuple[int, int],
+) -> tuple[Sum, Sum]:
+    """Do as many iterations as `ring` has pairs of rows, and sum up the segmentation that they end with.
+
+    Parameters
+    ----------
+    u, z, g, extra, p
+        Planes; p has 4 (eight neighbours) or 2 (forward differences).
+    ring : (n, 2, cols + 2) array
+        Room for 2 v - u on two rows in each of n iterations.
+    force : (a, b)
+        tau times the force f is a z + b + extra.
+    steps : (tau sigma, rho)
+    scales
+        Of w and of z w in fixed point.
+    rows : (first, last)
+        Rows that are summed up.
+
+    Returns
+    -------
+    mass, weighted : int
+        Sums of w and z w, fixed.
+    """
+    step, rho = steps
+    mass, weighted = np.int64(0), np.int64(0)
+    last = u.shape[0] - 2
+    crofton = len(p) > 2
+    for front in range(1, last + 1 + len(ring)):
         for k in range(len(ring)):
             i = front - k
-            if 1 <= i <= rows:
-                _isotropic_primal(u, z, p, ring[k, i & 1], i, a, b, tau, rho)
-            if 2 <= i <= rows + 1:
-                _isotropic_dual(g, p, ring[k, 1 - (i & 1)], ring[k, i & 1], i - 1, sigma, rho)
+            here, above = ring[k, i & 1], ring[k, 1 - (i & 1)]
+            if 1 <= i <= last:
+                if crofton:
+                    _crofton_primal(u, z, extra, p, here, i, force, step, rho)
+                else:
+                    _isotropic_primal(u, z, extra, p, here, i, force, step, rho)
+            if 2 <= i <= last + 1:
+                if crofton:
+                    _crofton_dual(g, p, above, here, i - 1, rho)
+                else:
+                    _isotropic_dual(g, p, above, here, i - 1, rho)
+        done = front - len(ring) + 1
+        if rows[0] <= done < rows[1]:
+            m, s = _region_row(u, z, g, done, scales)
+            mass, weighted = mass + m, weighted + s
+    return mass, weighted
+
+
+# --- the certificate ---------------------------------------------------------------------------------------------
+
+
+@compiled
+def _crofton_feasible(
+    w: Plane, g: Plane, p: NDArray[np.float32], feasible: NDArray[np.float32], i: int, scale: F32
+) -> Sum:
+    """Row i of the dual planes within their bounds into `feasible`, (4, cols + 2); length of w in that row, fixed."""
+    length = np.int64(0)
+    for j in range(1, g.shape[1] - 1):
+        x, gx = _unit(w[i, j]), g[i, j]
+        weight = _weight(gx, g[i, j + 1])
+        feasible[0, j] = _clamp(p[0, i, j], weight)
+        right = fixed(weight * abs(_unit(w[i, j + 1]) - x), scale)
+        weight = _weight(gx, g[i + 1, j])
+        feasible[1, j] = _clamp(p[1, i, j], weight)
+        below = fixed(weight * abs(_unit(w[i + 1, j]) - x), scale)
+        weight = _diagonal(gx, g[i + 1, j + 1])
+        feasible[2, j] = _clamp(p[2, i, j], weight)
+        right_below = fixed(weight * abs(_unit(w[i + 1, j + 1]) - x), scale)
+        weight = _diagonal(gx, g[i + 1, j - 1])
+        feasible[3, j] = _clamp(p[3, i, j], weight)
+        left_below = fixed(weight * abs(_unit(w[i + 1, j - 1]) - x), scale)
+        length += np.int32(right + below + (right_below + left_below))  # scale leaves room for the four
+    return length
 
 
 @compiled
 def _isotropic_feasible(
-    w: Plane, g: Plane, p: NDArray[np.float32], feasible: NDArray[np.float32], i: int, scale: float
+    w: Plane, g: Plane, p: NDArray[np.float32], feasible: NDArray[np.float32], i: int, scale: F32
 ) -> Sum:
     """Row i of the dual planes within their bounds into `feasible`, (2, cols + 2); length of w in that row, fixed."""
     length = np.int64(0)
@@ -277,38 +309,86 @@ def _isotropic_feasible(
         across = _unit(w[i, j + 1]) - x if right else ZERO
         down = _unit(w[i + 1, j]) - x if below else ZERO
         bound = g[i, j] if g[i, j] > ZERO else ZERO
-        length += np.int64(scale * (bound * np.sqrt(across * across + down * down)))
+        length += fixed(bound * np.sqrt(across * across + down * down), scale)
     return length
 
 
 @compiled
+def _crofton_adjoint(upper: NDArray[np.float32], here: NDArray[np.float32], out: Row) -> None:
+    """Transposed differences, over sigma, of one row, from the dual planes of the row above and its own."""
+    for j in range(1, len(out) - 1):
+        sides = (here[0, j - 1] - here[0, j]) + (upper[1, j] - here[1, j])
+        corners = (upper[2, j - 1] - here[2, j]) + (upper[3, j + 1] - here[3, j])
+        out[j] = sides + corners
+
+
+@compiled
 def _isotropic_adjoint(upper: NDArray[np.float32], here: NDArray[np.float32], out: Row) -> None:
-    """Transposed differences of one row from the dual variables, (2, cols + 2), of the row above and of its own."""
+    """Transposed differences, over sigma, of one row, from the dual planes of the row above and its own."""
     for j in range(1, len(out) - 1):
         out[j] = (here[0, j - 1] - here[0, j]) + (upper[1, j] - here[1, j])
 
 
 @compiled
-def isotropic_sums(
+def _certificate_row(
     u: Plane,
     z: Plane,
     g: Plane,
+    extra: Extra,
+    adjoint: Row,
+    i: int,
+    force: tuple[F32, F32],
+    units: tuple[F32, F32],
+    scale: F32,
+) -> tuple[Sum, Sum]:
+    """Sum up row i, fixed: f w - min(0, f + adjoint), and |f|, with w = u clipped to [0, 1]."""
+    excess, total = np.int64(0), np.int64(0)
+    (a, b), (tau, sigma) = force, units
+    for j in range(1, u.shape[1] - 1):
+        f = _force(z, extra, i, j, a, b) / tau
+        f = f if g[i, j] > ZERO else ZERO
+        slope = f + sigma * adjoint[j]
+        excess += np.int32(fixed(f * _unit(u[i, j]), scale) - fixed(slope if slope < ZERO else ZERO, scale))
+        total += fixed(abs(f), scale)
+    return excess, total
+
+
+@compiled
+def certificate(
+    u: Plane,
+    z: Plane,
+    g: Plane,
+    extra: Extra,
     p: NDArray[np.float32],
     force: tuple[F32, F32],
-    scales: tuple[float, float, float],
-) -> tuple[Sum, Sum, Sum, Sum, Sum, Sum]:
-    """Sum up the map, fixed; see `crofton_sums`."""
+    units: tuple[F32, F32],
+    scale: F32,
+    rows: tuple[int, int],
+) -> tuple[Sum, Sum]:
+    """Primal less dual value, and sum |f|, of rows `first` to `last - 1`, fixed; parameters as for `sweeps`.
+
+    `units` are tau and sigma, `scale` that of the sums.
+    """
     cols = u.shape[1]
+    crofton = len(p) > 2
     feasible, adjoint = np.zeros((2, len(p), cols), np.float32), np.zeros(cols, np.float32)
-    mass, weighted, fit, bound, total = np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-    length = np.int64(0)
-    for i in range(1, u.shape[0] - 1):
+    excess, total = np.int64(0), np.int64(0)
+    for i in range(rows[0] - 1, rows[1]):  # the row above takes part in the divergence
         here, upper = feasible[i & 1], feasible[1 - (i & 1)]
-        length += _isotropic_feasible(u, g, p, here, i, scales[2])
-        _isotropic_adjoint(upper, here, adjoint)
-        m, s, f, d, t = _sum_row(u, z, g, adjoint, i, force, scales)
-        mass, weighted, fit, bound, total = mass + m, weighted + s, fit + f, bound + d, total + t
-    return mass, weighted, fit, bound, total, length
+        per_sigma = units[1] * scale
+        if crofton:
+            length = _crofton_feasible(u, g, p, here, i, per_sigma)
+        else:
+            length = _isotropic_feasible(u, g, p, here, i, per_sigma)
+        if i < rows[0]:
+            continue
+        if crofton:
+            _crofton_adjoint(upper, here, adjoint)
+        else:
+            _isotropic_adjoint(upper, here, adjoint)
+        above, size = _certificate_row(u, z, g, extra, adjoint, i, force, units, scale)
+        excess, total = excess + length + above, total + size
+    return excess, total
 
 
 # --- once for each map -------------------------------------------------------------------------------------------
@@ -334,72 +414,110 @@ def fill_edges(z: Plane, g: Plane, beta: F32) -> None:
 
 
 @compiled
-def split_sums(z: Plane, counts: NDArray[np.bool_], threshold: F32, scale: float) -> tuple[Sum, Sum, Sum, Sum]:
-    """Count and sum (fixed) of the cells of z above a threshold, and of all; without border, `counts` may be (0, 0)."""
-    above, sum_above, count, total = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-    every = counts.size == 0
+def _split_row(z: Row, threshold: F32, scale: F32) -> tuple[Sum, Sum, Sum]:
+    above, sum_above, total = np.int64(0), np.int64(0), np.int64(0)
+    for j in range(len(z)):
+        value, high = fixed(z[j], scale), z[j] > threshold
+        above += np.int32(1) if high else np.int32(0)
+        sum_above += value if high else np.int32(0)
+        total += value
+    return above, sum_above, total
+
+
+@compiled
+def split_sums(z: Plane, threshold: F32, scale: F32) -> tuple[Sum, Sum, Sum]:
+    """Count and sum (fixed) the cells of z above a threshold, and sum all; a map without a border."""
+    above, sum_above, total = np.int64(0), np.int64(0), np.int64(0)
     for i in range(z.shape[0]):
-        for j in range(z.shape[1]):
-            if every or counts[i, j]:
-                value = np.int64(scale * z[i, j])
-                high = z[i, j] > threshold
-                above += np.int64(high)
-                sum_above += value if high else np.int64(0)
-                count += 1
-                total += value
-    return above, sum_above, count, total
+        n, s, t = _split_row(z[i], threshold, scale)
+        above, sum_above, total = above + n, sum_above + s, total + t
+    return above, sum_above, total
+
+
+# --- the energy in float64 ---------------------------------------------------------------------------------------
 
 
 @compiled
-def fitting64(u: Plane, z: Plane, g: Plane, c1: float, c2: float, scale: float) -> Sum:
-    """Second term of the energy, without lambda, from float64 (fixed); see `energy.fitting`."""
+def _fixed64(value: float, scale: float) -> np.int32:
+    return np.int32(np.rint(scale * value))
+
+
+@compiled
+def _isotropic64(u: Plane, g: Plane, i: int, scale: float) -> Sum:
+    """First term of the energy on row i, fixed; see `energy.isotropic_length`."""
     total = np.int64(0)
-    for i in range(1, u.shape[0] - 1):
-        for j in range(1, u.shape[1] - 1):
-            value, w = np.float64(z[i, j]), np.float64(_unit(u[i, j]))
-            inside, outside = value - c1, value - c2
-            cell = inside * inside * w + outside * outside * (1.0 - w)
-            total += np.int64(scale * (cell if g[i, j] > ZERO else 0.0))
+    for j in range(1, u.shape[1] - 1):
+        here, weight = np.float64(_unit(u[i, j])), np.float64(g[i, j])
+        across, down = np.float64(_unit(u[i, j + 1])) - here, np.float64(_unit(u[i + 1, j])) - here
+        across = across if g[i, j + 1] > ZERO else NOTHING
+        down = down if g[i + 1, j] > ZERO else NOTHING
+        total += _fixed64((weight if weight > 0.0 else 0.0) * np.sqrt(across * across + down * down), scale)
     return total
 
 
 @compiled
-def _step64(u: Plane, g: Plane, i: int, j: int, here: float) -> float:
-    """Difference to a neighbour in float64; 0 where it does not count."""
-    step = np.float64(_unit(u[i, j])) - here
-    return step if g[i, j] > ZERO else 0.0
-
-
-@compiled
-def isotropic_length64(u: Plane, g: Plane, scale: float) -> Sum:
-    """First term of the energy from float64 (fixed); see `energy.isotropic_length`."""
-    total = np.int64(0)
-    for i in range(1, u.shape[0] - 1):
-        for j in range(1, u.shape[1] - 1):
-            here, g_here = np.float64(_unit(u[i, j])), np.float64(g[i, j])
-            across, down = _step64(u, g, i, j + 1, here), _step64(u, g, i + 1, j, here)
-            weight = g_here if g_here > 0.0 else 0.0
-            total += np.int64(scale * (weight * np.sqrt(across * across + down * down)))
-    return total
-
-
-@compiled
-def _pair64(u: Plane, g: Plane, i: int, j: int, here: float, g_here: float, scale: float) -> Sum:
-    """Sum of two g times |difference| of a pair from float64 (fixed); 0 where there is no pair."""
+def _pair64(u: Plane, g: Plane, i: int, j: int, here: float, g_here: float) -> float:
+    """Sum of two g times |difference| of a pair; 0 where there is no pair."""
     weight = g_here + np.float64(g[i, j])
-    return np.int64(scale * (abs(np.float64(_unit(u[i, j])) - here) * (weight if weight > 0.0 else 0.0)))
+    return abs(np.float64(_unit(u[i, j])) - here) * (weight if weight > 0.0 else 0.0)
 
 
 @compiled
-def crofton_length64(u: Plane, g: Plane, scale: float) -> Sum:
-    """First term of the energy from float64 (fixed); see `energy.crofton_length`."""
+def _crofton64(u: Plane, g: Plane, i: int, scale: float) -> Sum:
+    """First term of the energy on row i, fixed pair by pair; see `energy.crofton_length`."""
     total = np.int64(0)
-    axis, diagonal = scale * (math.pi / 16), scale * (math.pi / (16 * math.sqrt(2.0)))
-    for i in range(1, u.shape[0] - 1):
-        for j in range(1, u.shape[1] - 1):
-            here, g_here = np.float64(_unit(u[i, j])), np.float64(g[i, j])
-            total += _pair64(u, g, i, j + 1, here, g_here, axis)
-            total += _pair64(u, g, i + 1, j, here, g_here, axis)
-            total += _pair64(u, g, i + 1, j + 1, here, g_here, diagonal)
-            total += _pair64(u, g, i + 1, j - 1, here, g_here, diagonal)
+    for j in range(1, u.shape[1] - 1):
+        here, g_here = np.float64(_unit(u[i, j])), np.float64(g[i, j])
+        right = _fixed64(_pair64(u, g, i, j + 1, here, g_here), scale)
+        below = _fixed64(_pair64(u, g, i + 1, j, here, g_here), scale)
+        right_below = _fixed64(_pair64(u, g, i + 1, j + 1, here, g_here), scale * DIAGONAL64)
+        left_below = _fixed64(_pair64(u, g, i + 1, j - 1, here, g_here), scale * DIAGONAL64)
+        total += np.int32(right + below + (right_below + left_below))
     return total
+
+
+@compiled
+def _fitting64(
+    u: Plane,
+    z: Plane,
+    g: Plane,
+    extra: Extra,
+    i: int,
+    means: tuple[float, float],
+    lam: float,
+    tau: float,
+    scale: float,
+) -> Sum:
+    """Second term of the energy and that of the extra force on row i, fixed; see `energy.energy`."""
+    total = np.int64(0)
+    c1, c2 = means
+    for j in range(1, u.shape[1] - 1):
+        value, w = np.float64(z[i, j]), np.float64(_unit(u[i, j]))
+        inside, outside = value - c1, value - c2
+        cell = lam * (inside * inside * w + outside * outside * (1.0 - w))
+        if extra is not None:
+            cell += np.float64(extra[i, j]) / tau * w
+        total += _fixed64(cell if g[i, j] > ZERO else 0.0, scale)
+    return total
+
+
+@compiled
+def energy64(
+    u: Plane,
+    z: Plane,
+    g: Plane,
+    extra: Extra,
+    means: tuple[float, float],
+    lam: float,
+    units: tuple[float, float],
+    scales: tuple[float, float],
+    rows: tuple[int, int],
+    crofton: bool,  # noqa: FBT001  # compiled functions take their arguments by place
+) -> tuple[Sum, Sum]:
+    """Length, and fitting with the extra force, of rows `first` to `last - 1`, from float64, fixed."""
+    length, fit = np.int64(0), np.int64(0)
+    tau, per_sigma = units[0], units[1] * scales[0]
+    for i in range(rows[0], rows[1]):
+        length += _crofton64(u, g, i, per_sigma) if crofton else _isotropic64(u, g, i, per_sigma)
+        fit += _fitting64(u, z, g, extra, i, means, lam, tau, scales[1])
+    return length, fit

@@ -30,6 +30,8 @@ class Problem:
         How lengths are measured.
     valid : (rows, cols) bool array or None
         Cells that count; None: all.
+    extra : (rows, cols) float32 array or None
+        Force added to that of the fitting term, finite; 0 on cells that are not valid. None: none.
     """
 
     z: NDArray[np.float32]
@@ -37,6 +39,7 @@ class Problem:
     lam: float
     neighbourhood: Neighbourhood = "crofton"
     valid: NDArray[np.bool_] | None = None
+    extra: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,22 +69,32 @@ class Limits:
     Parameters
     ----------
     tol : float
-        Largest relative duality gap, and largest last change of c1 and c2 as a share of the range of z.
+        Largest relative duality gap, and largest distance of c1 and c2 from the means of u as a share of the range of
+        z.
     max_iter : int
         Iterations after which the solve is given up as "capped".
     fixed_means : bool
         Whether c1 and c2 stay as they start.
+    keep_dual : bool
+        Whether the dual variable is wanted at the end.
+    sweep : int
+        Iterations between two updates of the means. More of them let the means lag behind, but bands of a map have to
+        talk to one another less often.
     """
 
     tol: float
     max_iter: int
     fixed_means: bool = False
+    keep_dual: bool = False
+    sweep: int = 4
 
     def __post_init__(self) -> None:
         if not 0 < self.tol < 1:
             raise NumericsError(f"tol lies in (0, 1), got {self.tol}")
         if self.max_iter < 1:
             raise NumericsError(f"max_iter is at least 1, got {self.max_iter}")
+        if self.sweep < 1:
+            raise NumericsError(f"sweep is at least 1, got {self.sweep}")
 
 
 @dataclass(frozen=True)
@@ -92,10 +105,10 @@ class Solution:
     ----------
     u : (rows, cols) float32 array
         In [0, 1]; 0 on cells that are not valid.
-    dual : (k, rows, cols) float32 array
-        Dual variable, for a warm start.
+    dual : (k, rows, cols) float32 array or None
+        Dual variable, for a warm start, where it was asked for.
     c1, c2, energy, gap : float
-        Means, energy (eq. 6 with 1 - u) and relative duality gap.
+        Means, energy (eq. 6 with 1 - u, and the extra force) and relative duality gap.
     iterations : int
         Primal-dual iterations done.
     status : str
@@ -103,7 +116,7 @@ class Solution:
     """
 
     u: NDArray[np.float32]
-    dual: NDArray[np.float32]
+    dual: NDArray[np.float32] | None
     c1: float
     c2: float
     energy: float
@@ -113,45 +126,50 @@ class Solution:
 
 
 @dataclass(frozen=True)
+class Region:
+    """Sums over the valid cells for w = u clipped to [0, 1]: sum w, and sum z w."""
+
+    mass: float
+    weighted: float
+
+
+@dataclass(frozen=True)
 class Measures:
     """Sums over the valid cells for w = u clipped to [0, 1] and the feasible dual variable.
 
     Parameters
     ----------
-    mass : float
-        sum w.
-    weighted : float
-        sum z w.
-    primal, dual : float
-        Values of the primal and the dual problem for the current c1, c2.
+    excess : float
+        Value of the primal problem for the current c1, c2, less that of the dual: never below 0, but for rounding.
     scale : float
         sum |f|, the yardstick of the gap.
     """
 
-    mass: float
-    weighted: float
-    primal: float
-    dual: float
+    excess: float
     scale: float
 
 
 class Stepper(Protocol):
     """The inner loop of a backend on one map: it holds u and the dual variable and moves them."""
 
-    def advance(self, c1: float, c2: float, iterations: int) -> None:
-        """Do primal-dual iterations for fixed means."""
+    def advance(self, c1: float, c2: float, iterations: int) -> Region:
+        """Do primal-dual iterations for fixed means; sum up the segmentation that they end with."""
         ...
 
     def measure(self, c1: float, c2: float) -> Measures:
-        """Sum up the state."""
+        """Sum up what the certificate is made of."""
         ...
 
     def energy(self, c1: float, c2: float) -> float:
         """E(clipped u, c1, c2) in float64."""
         ...
 
-    def state(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Clipped u, (rows, cols), and dual variable, (k, rows, cols)."""
+    def segmentation(self) -> NDArray[np.float32]:
+        """Clipped u, (rows, cols); 0 on cells that are not valid."""
+        ...
+
+    def dual(self) -> NDArray[np.float32]:
+        """Dual variable, (k, rows, cols)."""
         ...
 
 
@@ -168,8 +186,8 @@ class Backend(Protocol):
         """Count and sum z above a threshold and over all valid cells."""
         ...
 
-    def solve(self, problem: Problem, start: Start, limits: Limits) -> Solution:
-        """Minimise the energy over u (and c1, c2 unless they are fixed)."""
+    def solve(self, problem: Problem, start: Start, limits: Limits, *, threads: int = 1) -> Solution:
+        """Minimise the energy over u (and c1, c2 unless they are fixed), in threads where the backend has them."""
         ...
 
 

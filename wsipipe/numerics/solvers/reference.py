@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from wsipipe.numerics import edges, energy
 from wsipipe.numerics.solvers.alternation import Totals, alternate
 from wsipipe.numerics.solvers.differences import Neighbourhood, adjoint, differences
-from wsipipe.numerics.solvers.problem import Limits, Measures, Problem, Solution, Split, Start
+from wsipipe.numerics.solvers.problem import Limits, Measures, Problem, Region, Solution, Split, Start
 
 RHO = 1.6
 STEPS: dict[Neighbourhood, tuple[float, float]] = {"crofton": (1.0, 1 / 12), "isotropic": (0.25, 0.5)}  # tau, sigma
@@ -38,10 +38,11 @@ def split(z: NDArray[np.float32], threshold: float, valid: NDArray[np.bool_] | N
     return Split(above.size, float(above.sum()), values.size, float(values.sum()))
 
 
-def solve(problem: Problem, start: Start, limits: Limits) -> Solution:
-    """Minimise the energy; see `wsipipe.numerics.solvers.alternation.alternate`."""
+def solve(problem: Problem, start: Start, limits: Limits, *, threads: int = 1) -> Solution:
+    """Minimise the energy; see `wsipipe.numerics.solvers.alternation.alternate`. One thread, whatever is asked for."""
+    del threads
     cells = problem.z if problem.valid is None else problem.z[problem.valid]
-    totals = Totals(cells.size, float(cells.sum(dtype=np.float64)), float(cells.max()) - float(cells.min()))
+    totals = Totals(cells.size, float(cells.sum(dtype=np.float64)), float(cells.min()), float(cells.max()))
     return alternate(ReferenceStepper(problem, start), totals, start, limits)
 
 
@@ -55,39 +56,50 @@ class ReferenceStepper:
         self.p: NDArray[np.float64] = zero.astype(np.float64) if start.dual is None else start.dual.astype(np.float64)
         self.tau, self.sigma = STEPS[problem.neighbourhood]
 
-    def advance(self, c1: float, c2: float, iterations: int) -> None:
-        """Do primal-dual iterations for fixed means."""
+    def advance(self, c1: float, c2: float, iterations: int) -> Region:
+        """See `wsipipe.numerics.solvers.problem.Stepper`."""
         f, kind = self._force(c1, c2), self.problem.neighbourhood
         for _ in range(iterations):
             v = np.clip(self.u - self.tau * (f + adjoint(self.p, kind)), 0, 1)
             q = self._project(self.p + self.sigma * differences(2 * v - self.u, kind))
             self.u += RHO * (v - self.u)
             self.p += RHO * (q - self.p)
+        w = self._segmentation()
+        return Region(mass=float(w.sum()), weighted=float((self.problem.z * w).sum()))
 
     def measure(self, c1: float, c2: float) -> Measures:
-        """Sum up the state."""
+        """See `wsipipe.numerics.solvers.problem.Stepper`."""
         f, w, case = self._force(c1, c2), self._segmentation(), self.problem
-        return Measures(
-            mass=float(w.sum()),
-            weighted=float((case.z * w).sum()),
-            primal=energy.primal_value(w, case.g, f, neighbourhood=case.neighbourhood, valid=case.valid),
-            dual=energy.dual_value(self._project(self.p), f, neighbourhood=case.neighbourhood),
-            scale=float(np.abs(f).sum()),
-        )
+        primal = energy.primal_value(w, case.g, f, neighbourhood=case.neighbourhood, valid=case.valid)
+        dual = energy.dual_value(self._project(self.p), f, neighbourhood=case.neighbourhood)
+        return Measures(excess=primal - dual, scale=float(np.abs(f).sum()))
 
     def energy(self, c1: float, c2: float) -> float:
-        """E(clipped u, c1, c2)."""
+        """See `wsipipe.numerics.solvers.problem.Stepper`."""
         case = self.problem
-        w = self._segmentation()
-        kind = case.neighbourhood
-        return energy.energy(case.z, w, case.g, c1=c1, c2=c2, lam=case.lam, neighbourhood=kind, valid=case.valid)
+        return energy.energy(
+            case.z,
+            self._segmentation(),
+            case.g,
+            c1=c1,
+            c2=c2,
+            lam=case.lam,
+            neighbourhood=case.neighbourhood,
+            valid=case.valid,
+            extra=case.extra,
+        )
 
-    def state(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Clipped u and dual variable."""
-        return self._segmentation().astype(np.float32), self.p.astype(np.float32)
+    def segmentation(self) -> NDArray[np.float32]:
+        """See `wsipipe.numerics.solvers.problem.Stepper`."""
+        return self._segmentation().astype(np.float32)
+
+    def dual(self) -> NDArray[np.float32]:
+        """See `wsipipe.numerics.solvers.problem.Stepper`."""
+        return self.p.astype(np.float32)
 
     def _force(self, c1: float, c2: float) -> NDArray[np.float64]:
-        return energy.force(self.problem.z, c1=c1, c2=c2, lam=self.problem.lam, valid=self.problem.valid)
+        case = self.problem
+        return energy.force(case.z, c1=c1, c2=c2, lam=case.lam, valid=case.valid, extra=case.extra)
 
     def _project(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
         case = self.problem

@@ -32,7 +32,7 @@ def two_means(split: Callable[[float], Split], *, low: float, high: float) -> tu
         if parts.count_above in (0, parts.count):  # values next to one another: the threshold rounds onto one of them
             break
         means = parts.sum_above / parts.count_above, (parts.total - parts.sum_above) / (parts.count - parts.count_above)
-        if means == (c1, c2):
+        if means == (c1, c2) or not means[0] > means[1]:  # sums are rounded, too
             break
         c1, c2 = means
     return c1, c2
