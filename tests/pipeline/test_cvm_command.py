@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from slidemaker import write_slide
 from wsipipe.config import CvmSettings
 from wsipipe.errors import AnnotationError, ConfigError, StoreError, WsipipeError
 from wsipipe.geometry import CellGrid
-from wsipipe.numerics import banded
 from wsipipe.numerics.metrics import dice
 from wsipipe.numerics.variational import variational_segmentation
 from wsipipe.pipeline.cvm import CvmOptions, list_maps, segment_stored_map
@@ -139,16 +137,6 @@ def test_both_schemes_find_nearly_the_same(project, tmp_path):
     theirs = go(project, options=CvmOptions.of(CvmSettings(tol=1e-3), scheme="aos"), out=tmp_path / "aos")
     assert dice(mask_of(ours), mask_of(theirs)) > 0.98
     assert report_of(theirs)["cvm"]["neighbourhood"] == "isotropic"
-
-
-def test_large_maps_are_solved_in_pieces(project, tmp_path, monkeypatch):
-    whole = go(project)
-    monkeypatch.setattr(banded, "Bands", functools.partial(banded.Bands, cells=2000, overlap=16))
-    pieces = go(project, out=tmp_path / "pieces")
-    assert dice(mask_of(whole), mask_of(pieces)) > 0.995
-    for one, other in zip(*(report_of(outcome)["cvm"]["in_target"] for outcome in (whole, pieces)), strict=True):
-        assert (other["c1"], other["c2"]) == pytest.approx((one["c1"], one["c2"]), abs=1e-3)
-        assert other["status"] == "converged"
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "geodesic"])

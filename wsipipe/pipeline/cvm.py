@@ -39,6 +39,7 @@ Scheme = Literal["primal_dual", "aos"]
 DISTANCES: tuple[Distance, ...] = ("none", "euclidean", "geodesic")
 SCHEMES: tuple[Scheme, ...] = ("primal_dual", "aos")
 NEIGHBOURHOODS: tuple[Neighbourhood, ...] = ("crofton", "isotropic")
+WORTH_A_GPU = 16_000_000  # cells to solve, over all points: a CPU takes a few seconds for them, as loading torch does
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -176,7 +177,7 @@ def segment_stored_map(
     reader : str
         Slide library; "auto" chooses.
     device : str
-        Where the variational model is solved.
+        Where the variational model is solved; "auto" looks for a GPU where the map is large.
     force : bool
         Do again what is finished.
     report : Report
@@ -270,14 +271,31 @@ def _segment(
     cells = features.grid.cells_of(marked.in_target)
     maps = stream_contrast(features.read, valid, vectors[inside], vectors[~inside], eta=options.model.eta)
     mean, found, total = np.zeros(valid.shape, np.float32), [], len(cells)
+    where = _torch_device(device, valid.size * total, options.scheme)
     report(Progress(item, "cvm", 0, total))
     for number, (z, xy) in enumerate(zip(maps, marked.in_target.tolist(), strict=True), start=1):
-        solved = _solve(z, valid, _selective(z, cells, valid, options), options, device=device)
+        solved = _solve(z, valid, _selective(z, cells, valid, options), options, device=where)
         mean += solved.u / np.float32(total)
         found.append({"xy": xy} | solved.told())
         report(Progress(item, "cvm", number, total))
     _tell_unsettled(item, found)
     return _stretched(mean, valid), found
+
+
+def _torch_device(device: str, cells: int, scheme: Scheme) -> str | None:
+    """Device to solve on; None: this CPU, without torch. "auto" looks for a GPU where the work pays for loading torch.
+
+    Raises
+    ------
+    ConfigError
+        There is no such device, or this machine has none.
+    """
+    if device == "cpu" or scheme == "aos" or (device == "auto" and cells < WORTH_A_GPU):
+        return None
+    from wsipipe.models.devices import pick_device
+
+    found = pick_device(device)
+    return None if found.type == "cpu" or (device == "auto" and found.type != "cuda") else str(found)
 
 
 def _with_features(features: FeatureMap, marked: PointSet, side: int, item: str) -> tuple[PointSet, Floats]:
@@ -315,18 +333,18 @@ def _selective(z: Floats, cells: NDArray[np.int64], valid: Bools, options: CvmOp
 
 @dataclass(frozen=True)
 class _Solved:
-    """One contrast map, segmented; what a solver does not tell is None."""
+    """One contrast map, segmented; see `wsipipe.numerics.variational.CvmResult`."""
 
     u: Floats
     c1: float
     c2: float
-    lam: float | None
-    gap: float | None
-    iterations: int | None
+    lam: float
+    gap: float
+    iterations: int
     status: str
 
     def told(self) -> dict[str, Any]:
-        """JSON-able, but for u."""
+        """JSON-able, but for u; lambda is None where a constant map has none."""
         values = {
             "c1": self.c1,
             "c2": self.c2,
@@ -361,38 +379,22 @@ def _stretched(u: Floats, valid: Bools) -> Floats:
     return u
 
 
-def _solve(z: Floats, valid: Bools, extra: Floats | None, options: CvmOptions, *, device: str) -> _Solved:
-    """Solve one map by size and device: the only place that chooses a solver."""
-    from wsipipe.numerics.banded import Bands
-
-    if device not in ("auto", "cpu"):
-        from wsipipe.models.devices import pick_device  # loads torch, which nothing else here needs
-
-        pick_device(device)
-    plain = extra is None and options.model.lam is None and options.neighbourhood == "crofton"
-    if plain and z.size > Bands().cells:
-        return _solve_bands(z, valid, options.model)
-    return _solve_whole(z, valid, extra, options)
-
-
-def _solve_whole(z: Floats, valid: Bools, extra: Floats | None, options: CvmOptions) -> _Solved:
-    from wsipipe.numerics.variational import solve_cvm
+def _solve(z: Floats, valid: Bools, extra: Floats | None, options: CvmOptions, *, device: str | None) -> _Solved:
+    """Solve one map: the only place that calls a solver, which itself suits threads and memory to the size."""
+    from wsipipe.numerics.variational import solve_cvm  # numba takes a second to load
 
     model = options.model
-    more: dict[str, Any] = {}
-    if extra is not None:
-        more["extra"] = extra
-    if options.scheme != "primal_dual":
-        more["scheme"] = options.scheme
     found = solve_cvm(
         z[None],
         valid=valid,
+        extra=extra,
         lam=model.lam,
         lam_rel=model.lam_rel,
         beta=model.beta,
         tol=model.tol,
         neighbourhood=options.neighbourhood,
-        **more,
+        scheme=options.scheme,
+        device=device,
     )
     return _Solved(
         u=found.u[0],
@@ -403,16 +405,3 @@ def _solve_whole(z: Floats, valid: Bools, extra: Floats | None, options: CvmOpti
         iterations=int(found.iterations[0]),
         status=found.status[0],
     )
-
-
-def _solve_bands(z: Floats, valid: Bools, model: CvmSettings) -> _Solved:
-    """Solve in bands of rows, which tell neither gap nor lambda."""
-    from wsipipe.numerics.banded import solve_large
-
-    u, status = solve_large(z, valid=valid, lam_rel=model.lam_rel, beta=model.beta, tol=model.tol)
-    sums = np.zeros(4)
-    for values, weight, keep in zip(z, u, valid, strict=True):
-        inside, here = weight[keep].astype(np.float64), values[keep].astype(np.float64)
-        sums += inside @ here, inside.sum(), (1 - inside) @ here, (1 - inside).sum()
-    c1, c2 = (float(total / mass) if mass > 0 else math.nan for total, mass in (sums[:2], sums[2:]))
-    return _Solved(u=u, c1=c1, c2=c2, lam=None, gap=None, iterations=None, status=status)
