@@ -80,6 +80,9 @@ class CvmSettings(Settings):
     beta: float = Field(10.0, ge=0, description="edge detector g = 1 / (1 + beta |grad z|^2)")
     tol: float = Field(1e-4, gt=0, lt=1, description="relative duality gap at which the solver stops")
     prototype: Literal[1, 3, 5] = Field(3, description="a point's feature is the mean over this many cells squared")
+    hard_labels: bool = Field(
+        default=False, description="cut u at 0.5 and learn by plain cross-entropy, not by weighted KL (Fig. 3a)"
+    )
 
 
 class NetworkSettings(Settings):

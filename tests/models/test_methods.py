@@ -80,6 +80,15 @@ def test_teachers_add_the_weighted_divergence(method):
     torch.testing.assert_close(losses.second, weighted_kl(data.inputs[:, :1], data.target, data.target_valid))
 
 
+@pytest.mark.parametrize("teacher", [CvmTeacher, ContrastMapTeacher])
+def test_hard_labels_are_u_cut_at_a_half_and_not_weighted(teacher):
+    data = batch()
+    losses = teacher(CvmSettings(hard_labels=True)).loss(Plain(), data)
+    torch.testing.assert_close(losses.points, partial_cross_entropy(data.inputs[:, :1], data.labels))
+    labels = torch.where(data.target_valid, (data.target > 0.5).to(torch.int8), -1)
+    torch.testing.assert_close(losses.second, partial_cross_entropy(data.inputs[:, :1], labels))
+
+
 def test_cvm_target_is_the_variational_segmentation_of_the_decoder_features():
     teacher, data = CvmTeacher(CvmSettings(eta=0.5, prototype=1, lam_rel=2.0)), scene()
     teacher.refresh(Plain(), [data])

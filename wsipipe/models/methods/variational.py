@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsipipe.config import CvmSettings
-from wsipipe.models.methods.base import Scene
+from wsipipe.models.losses import partial_cross_entropy, soft_cross_entropy
+from wsipipe.models.methods.base import Batch, Losses, Scene
 from wsipipe.models.methods.teacher import Teacher
 from wsipipe.models.segmentation import SegmentationModel
 from wsipipe.numerics.contrast import contrast_map
@@ -22,6 +23,8 @@ from wsipipe.numerics.variational import variational_segmentation
 class FeatureTeacher(Teacher):
     """A teacher that reads decoder features and points.
 
+    With `CvmSettings.hard_labels`, u is cut at 0.5 and learnt from by plain cross-entropy: section 5.4's ablation.
+
     Windows without points of both classes, and windows on which u comes out constant (the features do not tell the
     points apart yet), have no target.
     """
@@ -29,6 +32,16 @@ class FeatureTeacher(Teacher):
     def __init__(self, settings: CvmSettings) -> None:
         super().__init__()
         self.settings = settings
+
+    def loss(self, model: SegmentationModel, batch: Batch) -> Losses:
+        """See `Method.loss`."""
+        if not self.settings.hard_labels:
+            return super().loss(model, batch)
+        logits, _ = model(batch.inputs)
+        return Losses(
+            points=partial_cross_entropy(logits, batch.labels),
+            second=soft_cross_entropy(logits, (batch.target > 0.5).float(), batch.target_valid),
+        )
 
     def segment(self, features: NDArray[np.float32], scene: Scene) -> NDArray[np.float32]:
         """Target u (h, w) in [0, 1] from decoder features (h, w, width)."""
