@@ -3,9 +3,9 @@
 A halved map holds the means of 2 x 2 cells of z and g. Lengths halve and areas quarter, so lambda, and any extra force,
 doubles with each halving to keep the balance of the terms.
 
-With the drift of the means foreseen (`alternation`) this saves time at small lambda only (a sixth at lambda 1, 256 x 256
-cells) and costs some elsewhere, for the coarse means are not the fine ones. It can end in another minimum of the joint
-problem (that in c1 and c2), mostly one that ignores fine grain.
+With the drift of the means foreseen (`alternation`) this saves time at small lambda only (a sixth at lambda 1 on 256 x
+256 cells) and costs some elsewhere, for the coarse means are not the fine ones. It can end in another minimum of the
+joint problem (that in c1 and c2), mostly one that ignores fine grain.
 """
 
 from __future__ import annotations
