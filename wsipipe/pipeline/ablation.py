@@ -84,9 +84,10 @@ def draw_ablation(summaries: Sequence[Summary], *, label: str) -> NDArray[np.uin
     axes = figure.subplots()
     lines = {"weighted KL": False, "hard pseudo labels": True}
     drawn = {title: [of for of in summaries if of.variant.endswith(HARD) == hard] for title, hard in lines.items()}
+    axes.set_xticks(sorted({_value(summary) for summary in summaries}))
     for title, chosen in drawn.items():
         if chosen:
-            values = [float(summary.variant.removesuffix(HARD).split("-", maxsplit=1)[1]) for summary in chosen]
+            values = [_value(summary) for summary in chosen]
             dice = [summary.figures["dice"] for summary in chosen]
             deviations = np.nan_to_num([of.deviation for of in dice])
             axes.errorbar(values, [of.mean for of in dice], yerr=deviations, marker="o", capsize=3, label=title)
@@ -95,3 +96,7 @@ def draw_ablation(summaries: Sequence[Summary], *, label: str) -> NDArray[np.uin
     if all(drawn.values()):
         axes.legend()
     return rendered(figure)
+
+
+def _value(summary: Summary) -> float:
+    return float(summary.variant.removesuffix(HARD).split("-", maxsplit=1)[1])
