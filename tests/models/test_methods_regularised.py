@@ -150,6 +150,24 @@ def test_seeds_give_one_result_and_state_carries_it_on(method):
             torch.testing.assert_close(one[name], other[name], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("method", [*METHODS, "energy"])
+@pytest.mark.parametrize(("base", "channels"), [(IMAGES, 3), (MAPS, 6)])
+def test_mixed_precision_says_nearly_the_same(method, base, channels):
+    """Autocast on the CPU stands for that on CUDA: the same operations are cut to 16 bits."""
+    form = {"form": "energy"} if method == "energy" else {}
+    learner, model, beside = started("direct_variational" if form else method, base, channels, **form)
+    data, told = batch(channels, empty=not base.encoder.uses_images), []
+    for enabled in (False, True):
+        torch.manual_seed(2)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            losses = learner.loss(model, data)
+        assert losses.second.dtype == torch.float32
+        told.append([losses.points.item(), losses.second.item()])
+    np.testing.assert_allclose(told[1], told[0], rtol=0.05, atol=1e-4)
+    (losses.points + losses.second).backward()
+    assert all(weight.grad.isfinite().all() for weight in [*model.parameters(), *beside])
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_points_are_learnt_from_as_ever(method):
     learner, model, _ = started(method, **({"views": 1} if method == "mixmatch" else {}))

@@ -41,15 +41,16 @@ def variational_energy(
     scalar tensor
         Mean over the images with valid cells of energy / number of valid cells; zero where there are none.
     """
-    u = probability.to(torch.promote_types(probability.dtype, torch.float32))
-    f, count = image.detach().to(u.dtype), valid.sum(dim=(1, 2))
-    g = edge_detector(f, valid, beta=beta)
-    length = (g * slope(u, valid)).sum(dim=(1, 2))
-    inside, outside = region_distances(u.detach(), f, valid)
-    weight = lam_rel / _variance(f, valid)[:, None, None] if lam is None else lam
-    fitting = torch.where(valid, weight * (inside * u + outside * (1.0 - u)), 0.0).sum(dim=(1, 2))
-    energy = (length + fitting) / count.clamp(min=1)
-    return energy.sum() / (count > 0).sum().clamp(min=1)
+    # Mixed precision would take the means in half precision.
+    with torch.autocast(probability.device.type, enabled=False):
+        u = probability.to(torch.promote_types(probability.dtype, torch.float32))
+        f, count = image.detach().to(u.dtype), valid.sum(dim=(1, 2))
+        length = edge_detector(f, valid, beta=beta) * slope(u, valid)
+        inside, outside = region_distances(u.detach(), f, valid)
+        weight = lam_rel / _variance(f, valid)[:, None, None] if lam is None else lam
+        fitting = weight * (inside * u + outside * (1.0 - u))
+        energy = torch.where(valid, length + fitting, 0.0).sum(dim=(1, 2)) / count.clamp(min=1)
+        return energy.sum() / (count > 0).sum().clamp(min=1)
 
 
 def slope(u: Tensor, valid: Tensor) -> Tensor:

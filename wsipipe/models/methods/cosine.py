@@ -62,10 +62,11 @@ def pseudo_labels(features: Tensor, labels: Tensor, *, margin: float) -> tuple[T
     label, sure : (n, h, w) bool tensors
         In target, and where that is told.
     """
-    unit = F.normalize(features, dim=1)
-    # The mean cosine to several cells is the product with the mean of their unit vectors.
-    inside, outside = (_mean_direction(unit, labels == label) for label in (1, 0))
-    contrast = torch.einsum("nchw,nc->nhw", unit, inside - outside)
+    with torch.autocast(features.device.type, enabled=False):  # half precision would blur the margin
+        unit = F.normalize(features, dim=1)
+        # The mean cosine to several cells is the product with the mean of their unit vectors.
+        inside, outside = (_mean_direction(unit, labels == label) for label in (1, 0))
+        contrast = torch.einsum("nchw,nc->nhw", unit, inside - outside)
     both = ((labels == 1).flatten(1).any(dim=1) & (labels == 0).flatten(1).any(dim=1))[:, None, None]
     return contrast > 0, both & (contrast != 0) & (contrast.abs() >= margin)
 

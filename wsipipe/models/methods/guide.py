@@ -21,8 +21,9 @@ def guide_image(model: SegmentationModel, batch: Batch) -> Tensor:
     """
     if not model.empty_cells:
         return batch.inputs.float()
-    standard = model.standardised(batch.inputs).float()
-    return torch.stack([_main_axes(x, valid) for x, valid in zip(standard, batch.valid, strict=True)])
+    with torch.autocast(batch.inputs.device.type, enabled=False):  # half precision has no eigenvectors
+        standard = model.standardised(batch.inputs.float())
+        return torch.stack([_main_axes(x, valid) for x, valid in zip(standard, batch.valid, strict=True)])
 
 
 def _main_axes(x: Tensor, valid: Tensor) -> Tensor:
