@@ -45,21 +45,27 @@ def command(
         int | None, typer.Option(help="Cells squared whose mean feature stands for a point: 1, 3 or 5. [3]")
     ] = None,
     lam: Annotated[
-        float | None, typer.Option("--lam", help="Fitting weight lambda, eq. 6. [lam-rel / (c1 - c2)^2]")
+        float | None, typer.Option("--lam", help="Fitting weight lambda, eq. 6; by default that of --lam-rel.")
     ] = None,
-    lam_rel: Annotated[float | None, typer.Option("--lam-rel", help="Scale-free fitting weight. [1]")] = None,
+    lam_rel: Annotated[
+        float | None, typer.Option("--lam-rel", help="Scale-free fitting weight: lambda is this / (c1 - c2)^2. [1]")
+    ] = None,
     beta: Annotated[float | None, typer.Option(help="Edge detector g = 1 / (1 + beta |grad z|^2). [10]")] = None,
     tol: Annotated[float | None, typer.Option(help="Relative duality gap at which the solver stops. [1e-4]")] = None,
     distance: Annotated[
         str, typer.Option(help="Keep the mask near the in-target points: none, euclidean or geodesic.")
     ] = "none",
-    theta: Annotated[float, typer.Option(help="Weight of --distance; 1 outweighs a certain cell at the far end.")] = 1,
+    theta: Annotated[
+        float, typer.Option(help="Weight of --distance; 1 cancels what a certain cell at the far end gains.")
+    ] = 1,
     scheme: Annotated[
         str, typer.Option(help="primal_dual (exact, fast) or aos (the paper's; --tol is then the last relative step).")
     ] = "primal_dual",
     neighbourhood: Annotated[
         str | None,
-        typer.Option(help="How lengths are measured: crofton (8 neighbours) or isotropic. [crofton; aos: isotropic]"),
+        typer.Option(
+            help="How lengths are measured: crofton (8 neighbours) or isotropic; by default what suits the scheme."
+        ),
     ] = None,
     positive: Positive = None,
     negative: Negative = None,

@@ -272,6 +272,7 @@ def test_the_command_writes_masks_of_several_maps(project, tmp_path, recwarn):
     [
         (["--scheme", "newton"], "there is no scheme 'newton'"),
         (["--eta", "3"], "cvm.eta"),
+        (["--prototype", "2"], "cvm.prototype"),
         (["--scheme", "aos", "--neighbourhood", "crofton"], "rows and columns"),
         (["--device", "abacus"], "abacus"),
     ],

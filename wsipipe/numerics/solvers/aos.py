@@ -16,9 +16,9 @@ variable, whose divergence is (u' - u) / tau + f before clipping: where the flow
 
 The scheme is first order: its resting point keeps an error of the order of tau and eps, however long it is marched. On
 noisy synthetic maps (`benchmarks/splitting.py`, tol 1e-4) it took 330 to 1000 steps and ended at a certified gap of
-0.05 to 0.4% (1 to 3% at lambda 1), with an energy 0.1 to 0.3% (2%) above the best and a mask that differs by 0.2 to 0.9%
-of the cells (1 to 9%) from the optimum for the same means. The primal-dual backends mostly reach a gap of 1e-4 in a
-fiftieth of the time. It is here because the paper uses it.
+0.05 to 0.4% (1 to 3% at lambda 1), with an energy 0.1 to 0.3% (2%) above the best and a mask that differs by 0.2 to
+0.9% of the cells (1 to 9%) from the optimum for the same means. The primal-dual backends mostly reach a gap of 1e-4 in
+a fiftieth of the time. It is here because the paper uses it.
 """
 
 from __future__ import annotations
