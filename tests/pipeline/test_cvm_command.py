@@ -110,7 +110,8 @@ def test_marked_and_alike_regions_are_found_without_the_slide(project):
 
 def test_numbers_are_those_of_the_model_in_memory(project):
     """The report tells c1, c2, lambda, gap, iterations and status of every in-target point."""
-    told = report_of(go(project))["cvm"]["in_target"]
+    report = report_of(go(project))["cvm"]
+    told = report["in_target"]
     features, valid, _ = scene()
     cells = {name: GRID.cells_of(xy) for name, xy in MARKED.items()}
     found = variational_segmentation(
@@ -120,6 +121,7 @@ def test_numbers_are_those_of_the_model_in_memory(project):
     for name, values in (("c1", found.cvm.c1), ("c2", found.cvm.c2), ("lambda", found.cvm.lam)):
         np.testing.assert_allclose([point[name] for point in told], values, rtol=1e-4)
     assert [point["status"] for point in told] == ["converged", "converged"]
+    assert report["mean_range"] == pytest.approx([found.u_mean[valid].min(), found.u_mean.max()], abs=1e-3)
     assert all(0 <= point["gap"] <= OPTIONS.model.tol and point["iterations"] > 0 for point in told)
 
 
@@ -130,6 +132,27 @@ def test_with_the_slide_the_same_mask_and_an_overlay(project, tmp_path):
     np.testing.assert_array_equal(mask_of(bare), mask_of(seen))
     assert {path.name for path in seen.outputs} - {path.name for path in bare.outputs} == {"discs.overlay.png"}
     assert all(path.is_file() for path in (*seen.outputs, *folder.outputs))
+
+
+def test_geojson_is_relative_to_the_bounds_of_the_slide(project, tmp_path, monkeypatch):
+    """As QuPath shows it: points that it wrote are moved in, outlines are moved back."""
+    whole = go(project, slide=project[3])
+    monkeypatch.setattr("wsipipe.pipeline.cvm.bounds_offset", lambda slide: (64.0, 32.0))
+    shifted = tmp_path / "discs.geojson"
+    points = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Point", "coordinates": [x - 64, y - 32]},
+            "properties": {"classification": {"name": name}},
+        }
+        for name, xy in MARKED.items()
+        for x, y in xy
+    ]
+    shifted.write_text(json.dumps({"type": "FeatureCollection", "features": points}))
+    cropped = go(project, slide=project[3], points=shifted, out=tmp_path / "cropped")
+    np.testing.assert_array_equal(mask_of(whole), mask_of(cropped))
+    frames = [report_of(outcome)["geojson_frame"]["origin"] for outcome in (whole, cropped)]
+    assert frames == [[0.0, 0.0], [64.0, 32.0]]
 
 
 def test_both_schemes_find_nearly_the_same(project, tmp_path):

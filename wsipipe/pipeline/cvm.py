@@ -207,9 +207,9 @@ def segment_stored_map(
         seen = not isinstance(subject, UnseenSlide)
         if not force and (outcome := settled(folder, entry.key, provenance, overlay=seen)):
             return outcome
-        u, found = _segment(features, valid, marked, options, device=device, item=entry.key, report=report)
+        u, told = _segment(features, valid, marked, options, device=device, item=entry.key, report=report)
         segmentation = Segmentation(info.grid, in_bands(u, valid), Tissue(valid, info.grid), offset=offset)
-        details = {"cvm": options.told() | {"in_target": found}}
+        details = {"cvm": options.told() | told}
         return settle(folder, entry.key, subject, segmentation, provenance=provenance, details=details)
 
 
@@ -264,8 +264,8 @@ def _segment(
     device: str,
     item: str,
     report: Report,
-) -> tuple[Floats, list[dict[str, Any]]]:
-    """Segmentation u (eq. 7), and what became of each in-target point."""
+) -> tuple[Floats, dict[str, Any]]:
+    """Segmentation u (eq. 7), and for the report what became of each in-target point."""
     marked, vectors = _with_features(features, marked, options.model.prototype, item)
     inside = marked.label == IN_TARGET
     cells = features.grid.cells_of(marked.in_target)
@@ -279,7 +279,11 @@ def _segment(
         found.append({"xy": xy} | solved.told())
         report(Progress(item, "cvm", number, total))
     _tell_unsettled(item, found)
-    return _stretched(mean, valid), found
+    low, high = float(mean.min(where=valid, initial=np.inf)), float(mean.max(where=valid, initial=-np.inf))
+    if high > low:  # N of eq. 7; a constant mean stays as it is
+        np.subtract(mean, np.float32(low), out=mean, where=valid)
+        mean /= np.float32(high - low)
+    return mean, {"in_target": found, "mean_range": [low, high]}
 
 
 def _torch_device(device: str, cells: int, scheme: Scheme) -> str | None:
@@ -368,15 +372,6 @@ def _tell_unsettled(item: str, found: Sequence[dict[str, Any]]) -> None:
         if places:
             text = f"{item}: in-target point{'s' * (len(places) > 1)} at {', '.join(places)}: {told}"
             warnings.warn(text, UserWarning, stacklevel=2)
-
-
-def _stretched(u: Floats, valid: Bools) -> Floats:
-    """N of eq. 7, in place: min-max normalisation over the valid cells; a constant map stays as it is."""
-    low, high = u.min(where=valid, initial=np.inf), u.max(where=valid, initial=-np.inf)
-    if high > low:
-        np.subtract(u, low, out=u, where=valid)
-        u /= high - low
-    return u
 
 
 def _solve(z: Floats, valid: Bools, extra: Floats | None, options: CvmOptions, *, device: str | None) -> _Solved:
