@@ -266,7 +266,7 @@ def test_solver_can_be_used_again():
     z = torch.from_numpy(np.stack([made_map((18, 25), seed) for seed in range(2)]))
     solver = BatchSolver(Layout.of(z, "crofton", masked=False, forced=False), LIMITS)
     first = solve_maps(z, LIMITS, solver=solver)
-    frozen = [solver.c1, solver.c2, solver.drift1, solver.drift2, solver.gap, solver.done, solver.ask, solver.mass]
+    frozen = [solver.means, solver.drift, solver.gap, solver.done, solver.ask, solver.mass, solver.settled]
     before = [tensor.clone() for tensor in [*frozen, solver.planes.segmentation(solver.done)]]
     solver.sweep(LIMITS.sweep)
     after = [*frozen, solver.planes.segmentation(solver.done)]

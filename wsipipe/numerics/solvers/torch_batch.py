@@ -123,21 +123,37 @@ class BatchSplit:
 
 def split(z: Tensor, threshold: Tensor, valid: Tensor | None) -> BatchSplit:
     """Count and sum each map of a batch above its threshold, (count,), and over all valid cells."""
-    wide = torch.float32 if z.device.type == "mps" else torch.float64
-    cells = torch.ones_like(z, dtype=torch.bool) if valid is None else valid.expand_as(z)
-    above = (z > threshold.to(z.dtype)[:, None, None]) & cells
-    scale = fixed_scale(z.abs().amax(dim=(1, 2)).to(wide), z[0].numel())
-    scaled = z * scale[:, None, None]
-    sums = (fixed_sum(torch.where(part, scaled, 0.0)).to(wide) / scale.to(wide) for part in (above, cells))
-    counts = (part.sum(dim=(1, 2)) for part in (above, cells))
-    return BatchSplit(next(counts), next(sums), next(counts), next(sums))
+    return _Parted(z, valid).at(threshold)
+
+
+class _Parted:
+    """Maps whose cells are whole numbers already, to be parted again and again."""
+
+    def __init__(self, z: Tensor, valid: Tensor | None) -> None:
+        self.wide = torch.float32 if z.device.type == "mps" else torch.float64
+        self.z = z if valid is None else torch.where(valid, z, -torch.inf)
+        scale = fixed_scale(z.abs().amax(dim=(1, 2)).to(self.wide), z[0].numel())
+        fixed = (z * scale[:, None, None]).to(torch.int64)
+        self.fixed = fixed if valid is None else fixed * valid
+        self.scale = scale.to(self.wide)
+        self.total = self._sum(self.fixed)
+        self.count = (self.z > -torch.inf).sum(dim=(1, 2))
+
+    def at(self, threshold: Tensor) -> BatchSplit:
+        """See `split`."""
+        above = self.z > threshold.to(self.z.dtype)[:, None, None]
+        return BatchSplit(above.sum(dim=(1, 2)), self._sum(self.fixed * above), self.count, self.total)
+
+    def _sum(self, fixed: Tensor) -> Tensor:
+        return fixed.sum(dim=(1, 2)).to(self.wide) / self.scale
 
 
 def two_means(z: Tensor, valid: Tensor | None, *, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Means c1 > c2 of each map; `wsipipe.numerics.solvers.two_means.two_means` on a batch."""
     c1, c2 = high, low
+    parted = _Parted(z, valid)
     for _ in range(LLOYD_STEPS):
-        parts = split(z, (c1 + c2) / 2, valid)
+        parts = parted.at((c1 + c2) / 2)
         first = parts.sum_above / parts.count_above
         second = (parts.total - parts.sum_above) / (parts.count - parts.count_above)
         good = first > second  # not where a part is empty, nor where rounding has the last word
@@ -384,9 +400,10 @@ class BatchSolver:
         scales = Scales(*(one(1.0, torch.float32) for _ in range(3)))
         self.maps = Maps(plane(), plane(), plane() if layout.forced else None, scales)
         self.planes = _planes(layout, self.maps, kernel)
-        self.lam, self.low, self.high = one(), one(), one()
+        self.lam, self.low, self.high, self.gap = (one() for _ in range(4))
+        # Of the cells inside and outside: means, their last drifts; sums of 1 and of z over both, in fixed point.
+        self.means, self.drift = (torch.stack([one(), one()]) for _ in range(2))
         self.count, self.total = one(0, torch.int64), one(0, torch.int64)
-        self.c1, self.c2, self.drift1, self.drift2, self.gap = (one() for _ in range(5))
         self.done, self.ask, self.mass = (one(0, torch.int64) for _ in range(3))
         self.active, self.settled = one(0, torch.bool), one(0, torch.bool)
         self.replay: Callable[[], None] | None = None
@@ -441,17 +458,17 @@ class BatchSolver:
         wide, cells = layout.wide, z[0].numel()
         for mine, value in zip((self.low, self.high), _range(z, valid), strict=True):
             mine.copy_(value)
-        for mine, value in zip((self.c1, self.c2), means, strict=True):
-            mine.copy_(value.to(torch.float32))
+        self.means.copy_(torch.stack(means).to(torch.float32))
         self.lam.copy_(lam)
         furthest = torch.maximum(self.high, torch.maximum(*means)) - torch.minimum(self.low, torch.minimum(*means))
         scales = self.maps.scales
         scales.mass.copy_(fixed_scale(torch.ones_like(self.lam), cells))
         scales.weighted.copy_(fixed_scale(torch.maximum(self.low.abs(), self.high.abs()), cells))
         scales.value.copy_(fixed_scale(lam.to(wide) * furthest**2 + largest_extra + LARGEST_SLOPE, cells))
-        self.count.copy_(torch.full_like(self.count, cells) if valid is None else valid.sum(dim=(1, 2)))
+        counts = torch.full_like(self.count, cells) if valid is None else valid.sum(dim=(1, 2))
+        self.count.copy_(counts * scales.mass.to(torch.int64))
         self.total.copy_(fixed_sum(z * scales.weighted[:, None, None]))
-        for tensor in (self.drift1, self.drift2, self.gap, self.done, self.ask, self.mass, self.settled, self.active):
+        for tensor in (self.drift, self.gap, self.done, self.ask, self.mass, self.settled, self.active):
             tensor.zero_()
 
     def _run(self) -> None:
@@ -474,60 +491,50 @@ class BatchSolver:
 
     def sweep(self, iterations: int) -> None:
         """Iterate, update the means and see who has settled; see `wsipipe.numerics.solvers.alternation.alternate`."""
-        slope, offset = 2 * self.lam * (self.c2 - self.c1), self.lam * (self.c1 - self.c2) * (self.c1 + self.c2)
-        self.planes.advance(slope.to(torch.float32), offset.to(torch.float32), self.active, iterations)
-        self.done.add_(iterations * self.active)
+        c1, c2 = self.means
+        weight = self.lam * (c1 - c2)
+        force = torch.stack([-2 * weight, weight * (c1 + c2)]).to(torch.float32)
+        self.planes.advance(force[0], force[1], self.active, iterations)
+        self.done.add_(self.active, alpha=iterations)
         fitted = self._fitted()
-        now = fitted[0] - self.c1, fitted[1] - self.c2
-        still = torch.maximum(now[0].abs(), now[1].abs()) <= self.limits.tol * (self.high - self.low)
+        drift = fitted - self.means
+        still = drift.abs().amax(dim=0) <= self.limits.tol * (self.high - self.low)
         last = self.done >= self.limits.max_iter
         needed = self.active & (last | (still & (self.done >= self.ask)))
-        self._certify(needed)
-        good = self.gap <= self.limits.tol
-        self.settled.logical_or_(needed & still & good)
-        stop = needed & (last | good)
-        self.ask.copy_(torch.where(needed, self.done + self.done // PATIENCE, self.ask))
-        self.active.logical_and_(~stop)
+        if self.layout.device.type != "cpu" or bool(needed.any()):  # a look costs nothing on a CPU, a certificate does
+            self._certify(needed, still, last)
         if not self.limits.fixed_means:
-            self._move_means(fitted, now)
+            self._move_means(fitted, drift)
 
-    def _fitted(self) -> tuple[Tensor, Tensor]:
-        """Means of u, and those of before where a phase has vanished."""
+    def _fitted(self) -> Tensor:
+        """Means of u, (2, count), and those of before where a phase has vanished."""
         mass, weighted = self.planes.region()
         self.mass.copy_(torch.where(self.active, mass, self.mass))
         if self.limits.fixed_means:
-            return self.c1, self.c2
-        scales, wide = self.maps.scales, self.layout.wide
-        unit = scales.mass.to(wide)
-        inside, outside = mass.to(wide) / unit, (self.count * unit.to(torch.int64) - mass).to(wide) / unit
-        sums = weighted.to(wide), (self.total - weighted).to(wide)
-        first, second = (
-            torch.where(weight >= HALF_A_CELL, _single(total / scales.weighted.to(wide) / weight), mean)
-            for weight, total, mean in zip((inside, outside), sums, (self.c1, self.c2), strict=True)
-        )
-        return first, second
+            return self.means
+        wide, scales = self.layout.wide, self.maps.scales
+        weights = torch.stack([mass, self.count - mass]).to(wide) / scales.mass
+        sums = torch.stack([weighted, self.total - weighted]).to(wide) / scales.weighted
+        return torch.where(weights >= HALF_A_CELL, _single(sums / weights), self.means)
 
-    def _certify(self, needed: Tensor) -> None:
-        """Measure the duality gap of the maps that need it."""
+    def _certify(self, needed: Tensor, still: Tensor, last: Tensor) -> None:
+        """Measure the duality gap of the maps that need it, and stop those that are done."""
         primal, dual, total = self.planes.values(needed)
         wide = self.layout.wide
         gap = ((primal - dual).to(wide) / total.to(wide)).masked_fill(total == 0, 0.0)
+        good = gap <= self.limits.tol
         self.gap.copy_(torch.where(needed, gap, self.gap))
+        self.ask.copy_(torch.where(needed, self.done + self.done // PATIENCE, self.ask))
+        self.settled.logical_or_(needed & still & good)
+        self.active.logical_and_(~(needed & (last | good)))
 
-    def _move_means(self, fitted: tuple[Tensor, Tensor], now: tuple[Tensor, Tensor]) -> None:
+    def _move_means(self, fitted: Tensor, drift: Tensor) -> None:
         """Means for the next sweep; see `wsipipe.numerics.solvers.alternation.Drift`."""
-        first = self._end(self.c1, now[0], self.drift1)
-        second = self._end(self.c2, now[1], self.drift2)
-        ordered = first > second
-        for mean, end, fit in ((self.c1, first, fitted[0]), (self.c2, second, fitted[1])):
-            mean.copy_(torch.where(self.active, torch.where(ordered, end, fit), mean))
-        for last, drift in ((self.drift1, now[0]), (self.drift2, now[1])):
-            last.copy_(torch.where(self.active, drift, last))
-
-    def _end(self, mean: Tensor, drift: Tensor, before: Tensor) -> Tensor:
-        """Where the drift of a mean ends."""
-        ratio = (drift / before).masked_fill(before == 0, 0.0).clamp(0, FURTHEST)
-        return _single(torch.minimum(torch.maximum(mean + drift / (1 - ratio), self.low), self.high))
+        ratio = (drift / self.drift).masked_fill(self.drift == 0, 0.0).clamp(0, FURTHEST)
+        ends = _single(torch.minimum(torch.maximum(self.means + drift / (1 - ratio), self.low), self.high))
+        means = torch.where(ends[0] > ends[1], ends, fitted)
+        self.means.copy_(torch.where(self.active, means, self.means))
+        self.drift.copy_(torch.where(self.active, drift, self.drift))
 
     def _captured(self) -> Callable[[], None]:
         """Capture two sweeps as a CUDA graph; two, so that each iteration finds its buffers where they were.
@@ -545,16 +552,14 @@ class BatchSolver:
         return replay
 
     def _solution(self, valid: Tensor | None) -> BatchSolution:
-        half, unit = HALF_A_CELL, self.maps.scales.mass.to(self.layout.wide)
-        mass = self.mass.to(self.layout.wide) / unit
-        rest = (self.count * unit.to(torch.int64) - self.mass).to(self.layout.wide) / unit
-        status = torch.where(mass < half, 1, torch.where(rest < half, 2, 0))
+        half = HALF_A_CELL * self.maps.scales.mass
+        status = torch.where(self.mass < half, 1, torch.where(self.count - self.mass < half, 2, 0))
         u = _only(self.planes.segmentation(self.done), valid)
         return BatchSolution(
             u=u,
             dual=self.planes.dual(self.done) if self.limits.keep_dual else None,
-            c1=self.c1.clone(),
-            c2=self.c2.clone(),
+            c1=self.means[0].clone(),
+            c2=self.means[1].clone(),
             lam=self.lam.clone(),
             energy=torch.stack([self._energy(index, u[index]) for index in range(len(u))]),
             gap=self.gap.clone(),
@@ -565,8 +570,7 @@ class BatchSolver:
     def _energy(self, index: int, u: Tensor) -> Tensor:
         """E of one map: map by map, so that companions change no rounding."""
         extra = None if self.maps.extra is None else self.maps.extra[index]
-        means = self.c1[index], self.c2[index]
-        z, g = self.maps.z[index], self.maps.g[index]
+        z, g, means = self.maps.z[index], self.maps.g[index], self.means[:, index]
         return energy(z, u, g, extra, means, self.lam[index], neighbourhood=self.layout.neighbourhood)
 
 

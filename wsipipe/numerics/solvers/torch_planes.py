@@ -26,6 +26,7 @@ LARGEST_SLOPE = 4.0  # more than |grad^T p| can be for weights of at most 1
 LARGEST_EXPONENT = 100  # of a scale, so that scaled values stay in the range of float32
 
 Sums = tuple[Tensor, ...]
+PairViews = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,6 @@ class EagerPlanes:
     def __init__(self, layout: Layout, maps: Maps) -> None:
         self.layout, self.maps = layout, maps
         self.kind = layout.neighbourhood
-        self.slices = [pair_slices(offset) for offset in OFFSETS[self.kind]]
         self.u, self.f, self.t, self.ahead = (layout.plane() for _ in range(4))
         self.p = torch.zeros(layout.pairs, device=layout.device)
         self.q, self.exist, self.bound = (torch.zeros_like(self.p) for _ in range(3))
@@ -160,6 +160,11 @@ class EagerPlanes:
             self.bound = layout.plane()
         self.floor = torch.zeros_like(self.bound)
         self.counts = layout.plane(1.0)
+        # Views of the pairs' cells, once and for all: on small maps, to take them costs as much as to work on them.
+        self.p_pairs, self.q_pairs = _pair_views(self.p, self.kind), _pair_views(self.q, self.kind)
+        cells = [tuple(_batch(part) for part in pair_slices(offset)) for offset in OFFSETS[self.kind]]
+        self.t_second = [self.t[second] for _, second in cells]
+        self.ahead_pairs = [(self.ahead[first], self.ahead[second]) for first, second in cells]
 
     def load(self, u: Tensor, dual: Tensor | None) -> None:
         """See `Planes`."""
@@ -186,29 +191,30 @@ class EagerPlanes:
             self._dual(sigma, _cells(rho)[:, None])
 
     def _primal(self, tau: float, rho: Tensor) -> None:
-        step = torch.add(self.u, self._slope(self.p), alpha=-tau, out=self.t).clamp_(0, 1).sub_(self.u)
+        step = torch.add(self.u, self._slope(self.p_pairs), alpha=-tau, out=self.t).clamp_(0, 1).sub_(self.u)
         torch.add(self.u, step, alpha=2, out=self.ahead)
         self.u.addcmul_(step, rho)
 
     def _dual(self, sigma: float, rho: Tensor) -> None:
-        self._differences(self.ahead)
+        self._differences()
         torch.add(self.p, self.q, alpha=sigma, out=self.q)
         self._project(self.q)
         self.p.lerp_(self.q, rho)
 
-    def _slope(self, p: Tensor) -> Tensor:
+    def _slope(self, pairs: list[PairViews]) -> Tensor:
         """Put f + grad^T p into `t`; p is 0 where there is no pair."""
-        torch.sub(self.f, p[:, 0], out=self.t)
-        for k, (first, second) in enumerate(self.slices):
-            if k:
-                self.t.sub_(p[:, k])
-            self.t[_batch(second)].add_(p[:, k][_batch(first)])
+        (p, _), *others = pairs
+        torch.sub(self.f, p, out=self.t)
+        for p, _ in others:
+            self.t.sub_(p)
+        for second, (_, first) in zip(self.t_second, pairs, strict=True):
+            second.add_(first)
         return self.t
 
-    def _differences(self, w: Tensor) -> None:
-        """Put grad w into `q`, which is 0 past the border and stays so."""
-        for k, (first, second) in enumerate(self.slices):
-            torch.sub(w[_batch(second)], w[_batch(first)], out=self.q[:, k][_batch(first)])
+    def _differences(self) -> None:
+        """Put the differences of `ahead` into `q`, which is 0 past the border and stays so."""
+        for (first, second), (_, q) in zip(self.ahead_pairs, self.q_pairs, strict=True):
+            torch.sub(second, first, out=q)
 
     def _project(self, q: Tensor) -> None:
         """Bring q within the bounds of dual variables."""
@@ -232,21 +238,20 @@ class EagerPlanes:
         return mass, fixed_sum(w.mul_(self.maps.z).mul_(_cells(scales.weighted)))
 
     def values(self, needed: Tensor) -> Sums:
-        """See `Planes`; where the host may look for free, nothing is done if no map needs it."""
-        if self.layout.device.type == "cpu" and not bool(needed.any()):
-            return (torch.zeros_like(needed, dtype=torch.int64),) * 3
+        """See `Planes`."""
+        del needed  # whole planes at a time
         scale = _cells(self.maps.scales.value)
         self._project(self.q.copy_(self.p))
-        dual = fixed_sum(self._slope(self.q).clamp_(max=0).mul_(scale))
+        dual = fixed_sum(self._slope(self.q_pairs).clamp_(max=0).mul_(scale))
         w = torch.clamp(self.u, 0, 1, out=self.ahead)
-        length = self._length(w)
+        length = self._length()
         fit = fixed_sum(w.mul_(self.f).mul_(scale))
         return length + fit, dual, fixed_sum(torch.abs(self.f, out=self.t).mul_(scale))
 
-    def _length(self, w: Tensor) -> Tensor:
-        """Sum g |grad w|, fixed."""
+    def _length(self) -> Tensor:
+        """Sum g |grad w| of w = `ahead`, fixed."""
         scale = _cells(self.maps.scales.value)
-        self._differences(w)
+        self._differences()
         if self.kind == "crofton":
             return fixed_sum(self.q.abs_().mul_(self.bound).mul_(scale[:, None]))
         if self.layout.masked:
@@ -303,7 +308,7 @@ def energy(
     u: Tensor,
     g: Tensor,
     extra: Tensor | None,
-    means: tuple[Tensor, Tensor],
+    means: Tensor,
     lam: Tensor,
     *,
     neighbourhood: Neighbourhood,
@@ -334,6 +339,12 @@ def _isotropic_length(u: Tensor, g: Tensor) -> Tensor:
         first, second = pair_slices(offset)
         squares[first] += torch.where(g[second] > 0, u[second] - u[first], 0.0) ** 2
     return (g.clamp(min=0) * squares.sqrt_()).sum()
+
+
+def _pair_views(p: Tensor, neighbourhood: Neighbourhood) -> list[PairViews]:
+    """Each plane of dual variables, whole and without the cells that no pair starts at."""
+    firsts = [pair_slices(offset)[0] for offset in OFFSETS[neighbourhood]]
+    return [(p[:, k], p[:, k][_batch(first)]) for k, first in enumerate(firsts)]
 
 
 def _batch(cells: tuple[slice, slice]) -> tuple[slice, slice, slice]:
