@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 
@@ -9,7 +10,7 @@ import pytest
 from distributed import LocalCluster
 
 from wsipipe.errors import WsipipeError
-from wsipipe.parallel import WorkerLostError, map_items
+from wsipipe.parallel import WorkerLostError, map_items, spread
 from wsipipe.progress import Progress
 
 
@@ -73,3 +74,76 @@ def test_workers_know_their_number_and_share_the_cores():
     results = dict(map_items(place, list(range(6)), workers=2))
     assert {index for index, _ in results.values()} <= {"0", "1"}
     assert {threads for _, threads in results.values()} == {max(1, os.cpu_count() // 2)}
+
+
+# --- rounds of tasks -------------------------------------------------------------------------------------------------
+
+
+def add(term, item):
+    return item + term, os.getpid()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_of_this_process_do_rounds(threads):
+    with spread(threads=threads) as run:
+        rounds = [list(run(functools.partial(add, term), range(5))) for term in (0, 10)]
+    assert rounds == [[(item + term, os.getpid()) for item in range(5)] for term in (0, 10)]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_same_workers_do_all_rounds():
+    with spread(workers=2) as run:
+        rounds = [list(run(functools.partial(add, term), range(6))) for term in (0, 10, 20)]
+    assert [[value for value, _ in results] for results in rounds] == [
+        [item + term for item in range(6)] for term in (0, 10, 20)
+    ]
+    pids = {pid for results in rounds for _, pid in results}
+    assert len(pids) <= 2
+    assert os.getpid() not in pids
+
+
+def die_once(mark, item):
+    if item == 1 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return -item
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_round_outlives_its_workers(tmp_path):
+    with spread(workers=2) as run:
+        for number in range(2):
+            found = list(run(functools.partial(die_once, tmp_path / str(number)), range(4)))
+            assert found == [0, -1, -2, -3]
+            assert (tmp_path / str(number)).exists()
+
+
+def die_always(item):
+    return die(item, None)
+
+
+def refuse(item):
+    if item == 2:
+        raise WsipipeError("no twos", remedy="take a three")
+    return item
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_errors_of_a_round_are_told_in_one_line():
+    with spread(workers=2) as run:
+        with pytest.raises(WsipipeError, match=r"^no twos \(take a three\)$"):
+            list(run(refuse, range(4)))
+        with pytest.raises(WorkerLostError, match=r"worker after worker died of the same task \(often out of memory"):
+            list(run(die_always, range(3)))
+        assert list(run(refuse, [0, 1])) == [0, 1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_scheduler_that_goes_away_is_told(monkeypatch):
+    monkeypatch.setattr("wsipipe.parallel._CONNECT_S", 1)
+    local = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with LocalCluster(**local) as cluster, spread(scheduler=cluster.scheduler_address) as run:
+        assert list(run(refuse, [0, 1])) == [0, 1]
+        cluster.close()
+        with pytest.raises(WorkerLostError, match="the dask scheduler is gone"):
+            list(run(refuse, [0, 1]))

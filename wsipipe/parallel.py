@@ -3,13 +3,17 @@
 Without workers and without a cluster the items run one after another in this process, so that small jobs start at
 once. Otherwise `dask.distributed` runs them: a local cluster of processes (one item each, so that no native handle is
 shared) or the cluster at the given address.
+
+`map_items` runs one task for each item, such as a slide, and tells item by item how it went. `spread` is for a single
+job that goes through many short rounds of tasks, all of which have to succeed.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 WORKER_INDEX = "WSIPIPE_WORKER_INDEX"
 """Environment variable in which a local worker finds its number, from 0."""
@@ -74,6 +79,56 @@ def map_items(
     with _client(min(workers, len(items)), scheduler) as client:
         client.subscribe_topic(_TOPIC, functools.partial(_receive, report))
         yield from _gather(client, task, items)
+
+
+@contextmanager
+def spread(*, threads: int = 1, workers: int = 1, scheduler: str | None = None) -> Iterator[Run]:
+    """Give a `map` that runs rounds of tasks side by side; workers stay up, and connected, from round to round.
+
+    Parameters
+    ----------
+    threads : int
+        Threads of this process; ignored with `workers` or `scheduler`.
+    workers : int
+        Processes on this machine; ignored with `scheduler`.
+    scheduler : str, optional
+        Address of a running dask scheduler.
+
+    Yields
+    ------
+    run : callable
+        run(task, items) gives the results in the order of the items. With processes or a cluster, task and items are
+        picklable, and a task whose worker dies is run again on another one: it has to bear being run twice. It raises
+        what a task raises; `WorkerLostError` where worker after worker died of the same task, or the cluster is gone.
+
+    Raises
+    ------
+    WsipipeError
+        The cluster cannot be reached.
+    """
+    if scheduler is None and workers <= 1:
+        if threads <= 1:
+            yield map
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool.map
+        return
+    with _client(workers, scheduler) as client:
+        yield functools.partial(_round, client)
+
+
+def _round(client: Client, task: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    from distributed.scheduler import KilledWorker
+
+    try:
+        results: list[Result] = client.gather(client.map(task, items, pure=False))
+    except KilledWorker as error:
+        raise WorkerLostError(
+            "worker after worker died of the same task", remedy="often out of memory: let each take less of it"
+        ) from error
+    except CancelledError as error:
+        raise WorkerLostError("the dask scheduler is gone", remedy="start it again, then this command") from error
+    return results
 
 
 def _run(task: Callable[[Item, Report], Result], item: Item) -> Result:
