@@ -108,6 +108,7 @@ def test_ablation_of_pairs_draws_the_fewer_among_the_more(folder, tmp_path):
     assert result.exit_code == 0
     assert "4 pairs of points per image" in result.output
     assert "fold-2/pairs-4: done" in result.output
+    assert "fold-2/pairs-2-hard: done" in result.output
 
 
 def test_evaluate_prints_its_table(folder, tmp_path):

@@ -162,9 +162,10 @@ def test_masks_alone_and_bad_ones(tmp_path):
 def test_variants_of_ablations_are_settings():
     assert [variant.name for variant in eta_variants([0.6, 0, 0.3])] == ["eta-0", "eta-0.3", "eta-0.6"]
     variants = pair_variants([3, 2])
-    assert [variant.name for variant in variants][:2] == ["pairs-2", "pairs-3"]
+    assert [variant.name for variant in variants] == ["pairs-2", "pairs-3", "pairs-2-hard", "pairs-3-hard"]
     recipes = [updated(Recipe(), {name: dict(of) for name, of in variant.changes.items()}) for variant in variants]
-    assert [recipe.training.pairs for recipe in recipes][:2] == [2, 3]
+    assert [recipe.training.pairs for recipe in recipes] == [2, 3, 2, 3]
+    assert [recipe.cvm.hard_labels for recipe in recipes] == [False, False, True, True]
     assert {recipe.training.method for recipe in recipes} == {"cvm"}
     for build, values in ((eta_variants, [1.2]), (eta_variants, []), (pair_variants, [0]), (pair_variants, [2, 2])):
         with pytest.raises(ConfigError, match="cannot compare the"):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from wsipipe.config import CvmSettings
 from wsipipe.errors import ConfigError
 from wsipipe.pipeline.crossval_plan import Variant
 from wsipipe.pipeline.curves import rendered
@@ -21,7 +20,6 @@ ETAS = (0.0, 0.3, 0.6, 0.9)
 """Values of Fig. 3b."""
 
 HARD = "-hard"
-_SWITCH = "hard_labels"
 
 
 def pair_variants(pairs: Sequence[int]) -> tuple[Variant, ...]:
@@ -35,12 +33,9 @@ def pair_variants(pairs: Sequence[int]) -> tuple[Variant, ...]:
         A number is below 1, or there is one twice or none.
     """
     _check(pairs, "numbers of pairs", low=1)
-    kinds: dict[str, dict[str, bool]] = {"": {}}
-    if _SWITCH in CvmSettings.model_fields:
-        kinds[HARD] = {_SWITCH: True}
     return tuple(
-        Variant(f"pairs-{count}{end}", {"training": {"method": "cvm", "pairs": count}, "cvm": settings})
-        for end, settings in kinds.items()
+        Variant(f"pairs-{count}{end}", {"training": {"method": "cvm", "pairs": count}, "cvm": {"hard_labels": hard}})
+        for end, hard in (("", False), (HARD, True))
         for count in sorted(pairs)
     )
 
