@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -386,7 +390,8 @@ class BatchSolver:
     limits : Limits
         When to stop.
     kernel : {"auto", "eager", "triton"}
-        Plain torch, or Triton; "auto" takes Triton on devices that have it.
+        Plain torch, or Triton; "auto" takes Triton on CUDA where it can build (it needs a C compiler and Python's
+        headers, which slim images lack).
 
     Raises
     ------
@@ -545,7 +550,7 @@ class BatchSolver:
         for _ in range(2):
             self.sweep(self.limits.sweep)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may load data meanwhile
             for _ in range(2):
                 self.sweep(self.limits.sweep)
         replay: Callable[[], None] = graph.replay
@@ -577,8 +582,8 @@ class BatchSolver:
 class _Watch:
     """The host's view of the flags: at once on a CPU, else now and then, and on CUDA without making the device wait.
 
-    On CUDA the flags are copied while the device goes on, and the host waits for the copy of the time before: it is at
-    most `LOOK` turns ahead of what it knows, and the device always has work.
+    On CUDA the flags are copied while the device goes on, and the host waits for the copy of the look before: so the
+    device always has work, and does at most two looks' turns for nothing.
     """
 
     def __init__(self, active: Tensor) -> None:
@@ -609,11 +614,17 @@ def _planes(layout: Layout, maps: Maps, kernel: Kernel) -> Planes:
     installed = importlib.util.find_spec("triton") is not None
     if kernel == "triton" and not installed:
         raise NumericsError("Triton is not installed", remedy='pip install triton, or kernel="eager"')
-    if kernel == "triton" or (kernel == "auto" and installed and layout.device.type == "cuda"):
+    if kernel == "triton" or (kernel == "auto" and layout.device.type == "cuda" and installed and _can_build()):
         from wsipipe.numerics.solvers.triton_kernels import TritonPlanes
 
         return TritonPlanes(layout, maps)
     return EagerPlanes(layout, maps)
+
+
+def _can_build() -> bool:
+    """Whether Triton finds what it builds its launchers with: a C compiler, and Python's headers."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return compiler is not None and Path(sysconfig.get_paths()["include"], "Python.h").is_file()
 
 
 def _single(values: Tensor) -> Tensor:
