@@ -14,7 +14,7 @@ from wsipipe.config import load_recipe, updated
 from wsipipe.errors import AnnotationError, CheckpointError, ConfigError, StoreError
 from wsipipe.geometry import CellGrid
 from wsipipe.models.segmentation import restore_model
-from wsipipe.pipeline.cases import Case
+from wsipipe.pipeline.cases import Case, read_cases
 from wsipipe.pipeline.crossval import compare, known_methods, method_variants
 from wsipipe.pipeline.crossval_job import predicted, run_job, score_image, table_path
 from wsipipe.pipeline.crossval_plan import HeldOut, Variant, make_plan
@@ -147,7 +147,7 @@ def test_methods_can_be_added_later(finished, manifest):
 def test_jobs_travel_to_workers(finished, manifest, tmp_path):
     """What a worker process gets is pickled; it does the same with it."""
     plan = make_plan(
-        manifest,
+        read_cases(manifest),
         tiny_recipe(),
         tmp_path / "run",
         method_variants(METHODS),
@@ -196,6 +196,12 @@ def test_a_comparison_in_use_is_left_alone(manifest, tmp_path):
     with pytest.raises(StoreError, match="is being written by process"):
         go(manifest, tmp_path / "run")
     lock.release()
+
+
+def test_too_few_patients_leave_no_folder_behind(manifest, tmp_path):
+    with pytest.raises(ConfigError, match="3 patients cannot be divided into 4 folds"):
+        go(manifest, tmp_path / "run", folds=4)
+    assert not (tmp_path / "run").exists()
 
 
 def test_points_of_the_manifest_are_used(tmp_path):

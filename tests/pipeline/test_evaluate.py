@@ -191,7 +191,7 @@ def test_folders_are_paired_by_the_slides_names(tmp_path):
 
 
 def test_pairings_that_cannot_be_are_refused(tmp_path):
-    for name in ("p/a.png", "p/a.tif", "q/x.png", "r/y.png", "e/readme.txt"):
+    for name in ("p/a.png", "p/a.tif", "q/x.png", "r/y.png", "e/readme.txt", "b/s.probability.tif"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     for ours, theirs, told in (
@@ -199,6 +199,7 @@ def test_pairings_that_cannot_be_are_refused(tmp_path):
         ("q", "r", "no prediction has the name of a reference: x and y"),
         ("e", "r", "holds no mask"),
         ("q", "none", "does not exist"),
+        ("b/s.probability.tif", "r/y.png", r"is no mask \(give s.mask.tif\)"),
     ):
         with pytest.raises(ConfigError, match=told):
             find_pairs(tmp_path / ours, tmp_path / theirs)

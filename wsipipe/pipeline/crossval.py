@@ -10,9 +10,11 @@ from typing import get_args
 from wsipipe.config import Recipe, TrainingSettings
 from wsipipe.errors import ConfigError, WsipipeError
 from wsipipe.parallel import map_items
+from wsipipe.pipeline.cases import read_cases
 from wsipipe.pipeline.crossval_job import JobOutcome, run_job
 from wsipipe.pipeline.crossval_plan import Job, Plan, Variant, make_plan
 from wsipipe.pipeline.crossval_report import write_report
+from wsipipe.pipeline.folds import assign_folds
 from wsipipe.pipeline.preparation import Reading
 from wsipipe.progress import Report, silent
 from wsipipe.store.lock import FileLock
@@ -114,11 +116,14 @@ def compare(
         than folds, or the folder holds another comparison. A job that fails stops nothing.
     """
     reading = reading or Reading()
+    cases = read_cases(manifest)
+    # A comparison that cannot be leaves no folder behind.
+    assign_folds([case.patient for case in cases], folds=folds, seed=recipe.training.seed)
     lock = FileLock(run / "crossval")
     lock.acquire()
     try:
         plan = make_plan(
-            manifest,
+            cases,
             recipe,
             run,
             variants,

@@ -18,7 +18,7 @@ from wsipipe.annotations.points import PointSet
 from wsipipe.config import Recipe, updated
 from wsipipe.errors import AnnotationError, CheckpointError, StoreError, WsipipeError
 from wsipipe.parallel import map_items
-from wsipipe.pipeline.cases import Case, read_cases
+from wsipipe.pipeline.cases import Case
 from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.folds import assign_folds
 from wsipipe.pipeline.outcome import SlideOutcome
@@ -132,7 +132,7 @@ class Plan:
 
 
 def make_plan(
-    manifest: Path,
+    cases: Sequence[Case],
     recipe: Recipe,
     run: Path,
     variants: Sequence[Variant],
@@ -148,8 +148,8 @@ def make_plan(
 
     Parameters
     ----------
-    manifest : Path
-        See `read_cases`.
+    cases : sequence of Case
+        All images.
     recipe : Recipe
         Settings that all variants share; its training seed draws folds and points too.
     run : Path
@@ -168,9 +168,8 @@ def make_plan(
     Raises
     ------
     WsipipeError
-        The manifest, a slide, mask or points cannot be used, or the folder holds a comparison of other settings.
+        A slide, mask or points cannot be used, or the folder holds a comparison of other settings.
     """
-    cases = read_cases(manifest)
     seed = recipe.training.seed
     fold_of = assign_folds([case.patient for case in cases], folds=folds, seed=seed)
     wanted = pairs or recipe.training.pairs or DEFAULT_PAIRS

@@ -80,9 +80,12 @@ def find_pairs(predictions: Path, references: Path) -> Pairs:
     Raises
     ------
     ConfigError
-        There is nothing, two files of one kind have one name, or no name is on both sides.
+        There is nothing, two files of one kind have one name, no name is on both sides, or a file is no mask.
     """
     if predictions.is_file() and references.is_file():
+        for path in (predictions, references):
+            if path.name.lower().endswith(_BESIDE):
+                raise ConfigError("is no mask", path=path, remedy=f"give {_stem(path)}.mask.tif")
         return Pairs((Pair(file_key(predictions), predictions, references),))
     ours = _listed(predictions, _KINDS[:-1], "mask")
     theirs = _listed(references, _KINDS, "mask or annotation file")
@@ -109,7 +112,7 @@ def is_annotation(path: Path) -> bool:
 
 def _stem(path: Path) -> str:
     """Name without what says the kind of file."""
-    suffixes = sorted((suffix for kind in _KINDS for suffix in kind), key=len, reverse=True)
+    suffixes = sorted((*_BESIDE, *itertools.chain(*_KINDS)), key=len, reverse=True)
     suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), path.suffix)
     return path.name[: len(path.name) - len(suffix)]
 
