@@ -8,6 +8,7 @@ their energies lie within tol sum |f| of one another, and their means within 1e-
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import subprocess
 import sys
@@ -389,6 +390,17 @@ def test_triton_agrees_with_plain_torch_in_its_interpreter():
 def test_triton_compiles_without_a_device(tmp_path):
     pytest.importorskip("triton")
     assert run_python(COMPILED, TRITON_CACHE_DIR=str(tmp_path)) == "compiled"
+
+
+def test_plain_torch_serves_where_triton_cannot(monkeypatch):
+    """Triton needs a C compiler at run time, which slim images lack."""
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert not torch_batch._can_build()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    layout = Layout(1, 4, 5, "crofton", masked=False, forced=False, device=torch.device("cpu"))
+    with pytest.raises(NumericsError, match="Triton is not installed"):
+        BatchSolver(layout, LIMITS, kernel="triton")
 
 
 @pytest.mark.gpu

@@ -155,10 +155,11 @@ class EagerPlanes:
         self.kind = layout.neighbourhood
         self.u, self.f, self.t, self.ahead = (layout.plane() for _ in range(4))
         self.p = torch.zeros(layout.pairs, device=layout.device)
-        self.q, self.exist, self.bound = (torch.zeros_like(self.p) for _ in range(3))
-        if self.kind == "isotropic":
-            self.bound = layout.plane()
+        self.q = torch.zeros_like(self.p)
+        self.bound = torch.zeros_like(self.p) if self.kind == "crofton" else layout.plane()
         self.floor = torch.zeros_like(self.bound)
+        # Bounds of 0 do without, and forward differences need it only where there is a mask.
+        self.exist = torch.zeros_like(self.p) if layout.masked and self.kind == "isotropic" else None
         self.counts = layout.plane(1.0)
         # Views of the pairs' cells, once and for all: on small maps, to take them costs as much as to work on them.
         self.p_pairs, self.q_pairs = _pair_views(self.p, self.kind), _pair_views(self.q, self.kind)
@@ -170,11 +171,14 @@ class EagerPlanes:
         """See `Planes`."""
         g = self.maps.g
         self.counts.copy_(g > 0)
-        self.exist.copy_(pairs_exist(g > 0, self.kind))
+        if self.exist is not None:
+            self.exist.copy_(pairs_exist(g > 0, self.kind))
         self.bound.copy_(crofton_bounds(g) if self.kind == "crofton" else g.clamp(min=0))
         torch.neg(self.bound, out=self.floor)
         self.u.copy_(u * self.counts)
-        self.p.copy_(torch.zeros_like(self.p) if dual is None else dual * self.exist)
+        self.p.zero_()
+        if dual is not None:
+            self.p.copy_(dual * pairs_exist(g > 0, self.kind))
         self.q.zero_()
 
     def advance(self, slope: Tensor, offset: Tensor, active: Tensor, iterations: int) -> None:
@@ -221,7 +225,7 @@ class EagerPlanes:
         if self.kind == "crofton":
             torch.clamp(q, self.floor, self.bound, out=q)
             return
-        if self.layout.masked:
+        if self.exist is not None:
             q.mul_(self.exist)
         shrink = self._lengths(q).clamp_(min=FAINT).rsqrt_().mul_(self.bound).clamp_(max=1)
         q.mul_(shrink[:, None])
@@ -254,7 +258,7 @@ class EagerPlanes:
         self._differences()
         if self.kind == "crofton":
             return fixed_sum(self.q.abs_().mul_(self.bound).mul_(scale[:, None]))
-        if self.layout.masked:
+        if self.exist is not None:
             self.q.mul_(self.exist)
         return fixed_sum(self._lengths(self.q).sqrt_().mul_(self.bound).mul_(scale))
 
