@@ -414,3 +414,18 @@ def test_on_cuda(kind, kernel):
     assert_same(found[1], alone[0])
     for problem, start, solution in zip(problems, starts, found, strict=True):
         assert_agree(problem, solution, compiled.solve(problem, start, LIMITS))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("kernel", ["eager", "triton"])
+def test_sweeps_do_not_wait_for_the_host_on_cuda(kernel):
+    z = torch.from_numpy(made_map((40, 70), 0))[None].cuda()
+    solver = BatchSolver(Layout.of(z, "crofton", masked=False, forced=False), LIMITS, kernel=kernel)
+    solve_maps(z, LIMITS, solver=solver)
+    solver.active.fill_(True)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        solver.sweep(LIMITS.sweep)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

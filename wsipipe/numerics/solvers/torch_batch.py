@@ -6,6 +6,8 @@ the host looks. On NVIDIA and AMD devices the iteration is a Triton kernel (`tri
 the update of the means, are captured as one graph that is then replayed; elsewhere it is plain torch (`torch_planes`).
 
 Iterations run in float32, sums in fixed point of 64 bits, means and gaps in float64 (float32 on Apple's GPUs).
+
+Run on CPUs only so far: what it does on a GPU is tested where one is (tests marked `gpu`), and not measured.
 """
 
 from __future__ import annotations
