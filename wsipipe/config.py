@@ -97,12 +97,14 @@ class NetworkSettings(Settings):
 
 
 class MixMatchSettings(Settings):
-    """MixMatch (Berthelot et al., NeurIPS 2019) on cells; its own starting values are the defaults."""
+    """MixMatch (Berthelot et al., NeurIPS 2019) on cells; the starting values it recommends are the defaults."""
 
     views: int = Field(2, ge=1, le=8, description="turned views whose predictions make a guess (K)")
     temperature: float = Field(0.5, gt=0, le=1, description="of the sharpening of guesses (T); 1: none")
     alpha: float = Field(0.75, gt=0, description="of the Beta distribution of mixing shares")
-    weight: float = Field(100.0, ge=0, description="of the squared error on unlabelled cells (lambda_U)")
+    weight: float = Field(
+        20.0, ge=0, description="of the squared error on unlabelled cells (lambda_U); 100 for the source's ten classes"
+    )
     rampup: float = Field(1.0, gt=0, le=1, description="share of the training over which the weight rises from 0")
 
 

@@ -115,11 +115,12 @@ def test_batches_without_labels_or_content_are_no_trouble(method):
     assert trained(learner, model, beside, nothing, steps=1) == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize("method", METHODS)
-def test_seeds_give_one_result_and_state_carries_it_on(method):
+def test_seeds_give_one_result_and_state_carries_it_on(method, norm):
     """Two steps, the state passed on, two more: the same as four in one go."""
-    data = batch()
-    learner, model, beside = started(method)
+    data, base = batch(), updated(IMAGES, {"network": {"norm": norm}})
+    learner, model, beside = started(method, base)
     whole_optimizer = torch.optim.Adam([*model.parameters(), *beside], lr=0.01)
 
     def steps(learner, model, optimizer, seeds):
@@ -134,11 +135,11 @@ def test_seeds_give_one_result_and_state_carries_it_on(method):
 
     steps(learner, model, whole_optimizer, (1, 2, 3, 4))
 
-    first, half, beside = started(method)
+    first, half, beside = started(method, base)
     optimizer = torch.optim.Adam([*half.parameters(), *beside], lr=0.01)
     steps(first, half, optimizer, (1, 2))
     kept = {name: value.clone() for name, value in first.state().items()}
-    second, again, beside = started(method)
+    second, again, beside = started(method, base)
     again.load_state_dict(half.state_dict())
     second.load_state(kept)
     resumed = torch.optim.Adam([*again.parameters(), *beside], lr=0.01)

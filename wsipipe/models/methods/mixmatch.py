@@ -50,9 +50,11 @@ class MixMatch(Method):
     * Windows are mixed whole, inputs and labels with one share; a mixed cell counts as labelled or unlabelled after
       the window that has the larger share, as an example does in MixMatch. Both its cells must be valid.
     * Turns and mirrorings are the augmentation: the source has flips and shifts.
-    * The weight (100, the value the source recommends to start from) rises linearly over the training; the source's
-      16,000 steps are longer than a whole training here. No average of weights is kept for prediction, so that all
-      rows of the table are networks as trained.
+    * The source recommends to start from a weight of 100. That is for a squared error averaged over ten classes, whose
+      sum it weighs by 10; to weigh the sum over two classes alike, their average takes 20.
+    * The weight rises linearly over the training: the source's 16,000 steps are longer than a whole training here. No
+      average of weights is kept for prediction, so that all rows of the table are networks as trained. With batch
+      normalisation, the passes that guess count in its running statistics, which the source tunes afterwards.
     """
 
     paced = True
