@@ -135,15 +135,15 @@ def _compare(
     from wsipipe_cli.batch import progress_bars
     from wsipipe_cli.recipes import recipe_from
 
+    changes = {"training": {"epochs": options.epochs, "pairs": pairs, "seed": options.seed}}
     folder = options.output / "ablation" / f"{options.manifest.stem}-{name}"
     with progress_bars() as report:
         result = compare(
             options.manifest.absolute(),
-            recipe_from(options.recipe, {"training": {"epochs": options.epochs, "seed": options.seed}}),
+            recipe_from(options.recipe, changes),
             (options.run or folder).absolute(),
             variants,
             folds=options.folds,
-            pairs=pairs,
             baseline=baseline,
             varied=varied,
             out=options.output.absolute(),

@@ -48,9 +48,7 @@ def command(
     ] = "all",
     baseline: Annotated[str, typer.Option(help="Method that the others are told against.")] = "cvm",
     folds: Folds = 4,
-    pairs: Annotated[
-        int | None, typer.Option(min=1, help="Points of each class per image, drawn from the masks. [recipe's, or 3]")
-    ] = None,
+    pairs: Annotated[int | None, typer.Option(min=1, help="Points of each class per image. [recipe's, or 3]")] = None,
     epochs: Epochs = None,
     seed: Seed = None,
     kind: Kind = None,
@@ -80,7 +78,7 @@ def command(
     changes: Changes = {
         "tile": {"mpp": target_mpp(mpp, mag)},
         "encoder": {"name": encoder, "kind": kind, "weights": weights_from(weights), "stride_px": stride},
-        "training": {"epochs": epochs, "seed": seed},
+        "training": {"epochs": epochs, "pairs": pairs, "seed": seed},
     }
     classes = choose_classes(positive or (), negative or ())
     with progress_bars() as report:
@@ -90,7 +88,6 @@ def command(
             (run or output / "crossval" / manifest.stem).absolute(),
             method_variants(names),
             folds=folds,
-            pairs=pairs,
             baseline=baseline,
             out=output.absolute(),
             reading=Reading(slide_mpp, classes, not no_crop, reader, device, workers, scheduler),

@@ -45,10 +45,10 @@ def test_every_command_has_help(command):
 
 def test_crossval_prints_its_table_and_goes_on(folder, tmp_path):
     options = ("--recipe", folder / "tiny.yaml", "--methods", "partial_ce, full", "--baseline", "full", "--folds", 2)
-    options = (*options, "--device", "cpu", "-o", tmp_path)
+    options = (*options, "--pairs", 5, "--device", "cpu", "-o", tmp_path)
     first = invoke("crossval", folder / "cases.csv", *options)
     assert first.exit_code == 0
-    assert "3 images in 2 folds, 3 pairs of points per image, drawn from the masks" in first.output
+    assert "3 images in 2 folds, 5 pairs of points per image, drawn from the masks" in first.output
     assert "4 done, 0 skipped as already done, 0 failed" in first.output
     table = (tmp_path / "crossval" / "cases" / "table.md").read_text()
     assert table in first.output

@@ -10,6 +10,7 @@ from PIL import Image
 
 from comparemaker import tiny_recipe, write_cases
 from slidemaker import tissue_picture, write_slide
+from wsipipe.annotations.reading import read_points
 from wsipipe.config import load_recipe, updated
 from wsipipe.errors import AnnotationError, CheckpointError, ConfigError, StoreError
 from wsipipe.geometry import CellGrid
@@ -37,7 +38,7 @@ def manifest(tmp_path_factory):
 
 
 def go(manifest, run, *, recipe=None, methods=METHODS, **options):
-    options = {"folds": 2, "pairs": 3, "baseline": "partial_ce", "reading": Reading(device="cpu")} | options
+    options = {"folds": 2, "baseline": "partial_ce", "reading": Reading(device="cpu")} | options
     return compare(manifest, recipe or tiny_recipe(), run, method_variants(methods), out=run.parent, **options)
 
 
@@ -152,7 +153,6 @@ def test_jobs_travel_to_workers(finished, manifest, tmp_path):
         tmp_path / "run",
         method_variants(METHODS),
         folds=2,
-        pairs=3,
         out=tmp_path,
         reading=Reading(device="cpu", workers=2),
         force=False,
@@ -180,14 +180,16 @@ def test_other_settings_or_data_are_refused_until_forced(manifest, tmp_path):
     with pytest.raises(CheckpointError, match=r"training.epochs = 2, now it is 3 .*--force"):
         go(cases, run, methods=("partial_ce",), recipe=tiny_recipe(epochs=3))
     with pytest.raises(CheckpointError, match="pairs drawn = 3, now it is 2"):
-        go(cases, run, methods=("partial_ce",), pairs=2)
+        go(cases, run, methods=("partial_ce",), recipe=tiny_recipe(pairs=2))
     points = run / "points" / "a.geojson"
     points.write_text(points.read_text().replace("Positive", "Tumor"))
     with pytest.raises(CheckpointError, match="a has another points"):
         go(cases, run, methods=("partial_ce",))
-    result = go(cases, run, methods=("partial_ce",), recipe=tiny_recipe(epochs=1), pairs=2, force=True)
+    result = go(cases, run, methods=("partial_ce",), recipe=tiny_recipe(epochs=1, pairs=2), force=True)
     assert statuses(result) == ["done"] * 2
     assert "Tumor" not in points.read_text()
+    assert len(read_points(points)) == 4
+    assert load_recipe(run / "fold-1" / "partial_ce" / "recipe.yaml").training.pairs == 2
 
 
 def test_a_comparison_in_use_is_left_alone(manifest, tmp_path):

@@ -67,7 +67,6 @@ def compare(
     variants: Sequence[Variant],
     *,
     folds: int = 4,
-    pairs: int | None = None,
     baseline: str = "cvm",
     varied: str | None = None,
     out: Path,
@@ -84,7 +83,8 @@ def compare(
         Images with reference masks, see `read_cases`.
     recipe : Recipe
         Settings that all variants share. Its seed draws folds, points and everything in training, so every variant
-        gets the same.
+        gets the same; `training.pairs` (or 3) points of each class are drawn per image, once, where the manifest has
+        no points.
     run : Path
         Folder of the comparison: `plan.json`, `folds.csv`, `points/`, a run folder for each fold and variant
         (`fold-1/cvm/`), and the report (see `write_report`).
@@ -92,8 +92,6 @@ def compare(
         What is compared.
     folds : int
         By patient; inside a fold's training part, training and validation are divided as `train` does.
-    pairs : int, optional
-        Points of each class drawn per image from the masks, once; where the manifest has points, those are used.
     baseline : str
         Variant that the others' differences are told against.
     varied : str, optional
@@ -128,7 +126,6 @@ def compare(
             run,
             variants,
             folds=folds,
-            pairs=pairs,
             out=out,
             reading=reading,
             force=force,

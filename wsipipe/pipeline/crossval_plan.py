@@ -138,7 +138,6 @@ def make_plan(
     variants: Sequence[Variant],
     *,
     folds: int,
-    pairs: int | None,
     out: Path,
     reading: Reading,
     force: bool,
@@ -151,15 +150,14 @@ def make_plan(
     cases : sequence of Case
         All images.
     recipe : Recipe
-        Settings that all variants share; its training seed draws folds and points too.
+        Settings that all variants share; its training seed draws folds and points too, and its training pairs (or 3)
+        say how many points are drawn where the manifest has none.
     run : Path
         Folder of the comparison.
     variants : sequence of Variant
         What is compared.
     folds : int
         Number of folds.
-    pairs : int or None
-        Points of each class drawn per image where the manifest has none; None: the recipe's, or 3.
     out, reading, report
         As in `train`.
     force : bool
@@ -172,22 +170,22 @@ def make_plan(
     """
     seed = recipe.training.seed
     fold_of = assign_folds([case.patient for case in cases], folds=folds, seed=seed)
-    wanted = pairs or recipe.training.pairs or DEFAULT_PAIRS
+    pairs = recipe.training.pairs or DEFAULT_PAIRS
     sources = _sources(cases, recipe, out=out, reading=reading, report=report)
     before = None if force else _read_plan(run)
-    points = _points(cases, sources, run, pairs=wanted, seed=seed, keep=before is not None)
+    points = _points(cases, sources, run, pairs=pairs, seed=seed, keep=before is not None)
     images = tuple(HeldOut(*parts) for parts in zip(cases, sources, points, fold_of, strict=True))
-    told = _told(images, recipe, folds=folds, pairs=wanted, reading=reading)
+    told = _told(images, recipe, folds=folds, pairs=pairs, reading=reading)
     if before is not None:
         _check_same(before, told, run)
     _write_plan(run, told, images, folds)
     jobs = tuple(_jobs(images, recipe, run, variants, folds=folds, out=out, reading=reading, plan=told, force=force))
-    return Plan(run, images, jobs, folds, seed, (_note(cases, wanted),))
+    return Plan(run, images, jobs, folds, seed, (_note(cases, recipe, pairs),))
 
 
-def _note(cases: Sequence[Case], pairs: int) -> str:
+def _note(cases: Sequence[Case], recipe: Recipe, pairs: int) -> str:
     if cases[0].points is not None:
-        return "points of the manifest"
+        return "points of the manifest" + ("" if recipe.training.pairs is None else f", up to {pairs} pairs per image")
     return f"{pairs} pairs of points per image, drawn from the masks"
 
 
