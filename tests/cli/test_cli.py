@@ -7,12 +7,13 @@ import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from slidemaker import write_slide
 from wsipipe_cli.main import app, run
 
-COMMANDS = ("info", "tile", "extract", "train", "predict", "segment", "demo", "doctor")
+COMMANDS = tuple(get_command(app).commands)
 
 
 def invoke(*arguments):

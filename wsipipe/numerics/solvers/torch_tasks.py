@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -75,7 +74,4 @@ def _solve_batch(tasks: Sequence[Task], settings: SolverSettings, device: torch.
         init=None if u is None else (u, maps([None if task.init is None else task.init[1] for task in tasks])),
         neighbourhood=settings.neighbourhood,
     )
-    found = zip(solved.solutions(), solved.lam.tolist(), strict=True)
-    if settings.keep_dual:
-        return list(found)
-    return [(dataclasses.replace(solution, dual=None), lam) for solution, lam in found]
+    return list(zip(solved.solutions(), solved.lam.tolist(), strict=True))
