@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsipipe_cli.crossval import Epochs, Folds, Jobs, Masked, Seed, finish
+from wsipipe_cli.crossval import Epochs, Folds, Jobs, Masked, Pairs, Seed, finish
 from wsipipe_cli.options import (
     DEFAULT_OUTPUT,
     Device,
@@ -98,7 +98,7 @@ def eta(
     output: Output = DEFAULT_OUTPUT,
     recipe: RecipeFile = Path("slide"),
     folds: Folds = 4,
-    pairs: Annotated[int | None, typer.Option(min=1, help="Points of each class per image. [recipe's, or 3]")] = None,
+    pairs: Pairs = None,
     epochs: Epochs = None,
     seed: Seed = None,
     slide_mpp: SlideMpp = None,

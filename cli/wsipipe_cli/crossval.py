@@ -35,6 +35,9 @@ Run = Annotated[Path | None, typer.Option("--run", help="Folder of the compariso
 Folds = Annotated[int, typer.Option(min=2, help="Parts of the patients; each is held out once.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training windows.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of folds, points and everything else random. [0]")]
+Pairs = Annotated[
+    int | None, typer.Option(min=1, help="Points of each class per image; without it the recipe's, or 3.")
+]
 Jobs = Annotated[int, typer.Option("--workers", min=1, help="Folds and methods trained at once, each in a process.")]
 
 
@@ -48,7 +51,7 @@ def command(
     ] = "all",
     baseline: Annotated[str, typer.Option(help="Method that the others are told against.")] = "cvm",
     folds: Folds = 4,
-    pairs: Annotated[int | None, typer.Option(min=1, help="Points of each class per image. [recipe's, or 3]")] = None,
+    pairs: Pairs = None,
     epochs: Epochs = None,
     seed: Seed = None,
     kind: Kind = None,
@@ -75,6 +78,7 @@ def command(
     from wsipipe_cli.recipes import Changes, recipe_from, weights_from
 
     names = known_methods() if methods == "all" else [name.strip() for name in methods.split(",")]
+    method_variants([baseline])  # refuses a name that is none
     changes: Changes = {
         "tile": {"mpp": target_mpp(mpp, mag)},
         "encoder": {"name": encoder, "kind": kind, "weights": weights_from(weights), "stride_px": stride},

@@ -71,6 +71,7 @@ def test_a_failed_job_shows_in_the_exit_code(folder, tmp_path):
     ("arguments", "told"),
     [
         (("crossval", "cases.csv", "--methods", "unet"), "unknown method 'unet' (known methods: partial_ce, "),
+        (("crossval", "cases.csv", "--baseline", "cmv"), "unknown method 'cmv'"),
         (("crossval", "cases.csv", "--folds", "3"), "2 patients cannot be divided into 3 folds"),
         (("crossval", "none.csv"), "cannot be read: No such file"),
         (("ablate", "eta", "cases.csv", "--values", "0,2"), "cannot compare the values of eta 0, 2"),
