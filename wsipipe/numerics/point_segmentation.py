@@ -15,15 +15,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from wsipipe.config import SegmentSettings
 from wsipipe.errors import AnnotationError, NumericsError
-from wsipipe.numerics.banded import solve_large
 from wsipipe.numerics.correlation import check_points
 from wsipipe.numerics.shaping import Shaping, fit_axes, fit_diffusion, ridge_weights, unit
+from wsipipe.numerics.solvers.problem import Status
+from wsipipe.numerics.variational import solve_cvm
 
 WINDOW = 256  # cells squared that are read at once
 MAX_CELLS = 64_000_000  # about 20 bytes each
 NOTHING = 1e-5  # cosines of float32 are exact to a few 1e-7: a mean contrast below this is rounding
 
 Read = Callable[[slice, slice], NDArray[np.float32]]
+Solve = Callable[[NDArray[np.float32], NDArray[np.bool_], SegmentSettings], tuple[NDArray[np.float32], Status]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,21 @@ class PointSegmentation:
         return self.u > np.float32(0.5)
 
 
+def solve_whole(
+    z: NDArray[np.float32], valid: NDArray[np.bool_], settings: SegmentSettings
+) -> tuple[NDArray[np.float32], Status]:
+    """Segment a contrast map by eq. 6 in one piece, at about 60 bytes for each cell: u, and how the solve ended."""
+    found = solve_cvm(
+        z[None],
+        valid=valid,
+        lam_rel=settings.lam_rel,
+        beta=settings.beta,
+        means=settings.means,
+        tol=settings.tol,
+    )
+    return found.u[0], found.status[0]
+
+
 def segment_map(
     read: Read,
     shape: tuple[int, int],
@@ -65,6 +82,7 @@ def segment_map(
     *,
     settings: SegmentSettings,
     valid: NDArray[np.bool_] | None = None,
+    solve: Solve = solve_whole,
 ) -> PointSegmentation:
     """Segment a feature map from a few points.
 
@@ -81,6 +99,9 @@ def segment_map(
     settings : SegmentSettings
     valid : (rows, cols) bool array, optional
         Cells that count, such as tissue. Points on others are left out, with a note.
+    solve : callable
+        solve(z, valid, settings) -> (u, status): eq. 6 on the contrast map. By default in one piece;
+        `wsipipe.pipeline.large_maps` has one that keeps to a memory budget.
 
     Returns
     -------
@@ -98,14 +119,7 @@ def segment_map(
     shaping = _fit(world, cells, settings)
     weights = _point_weights(world, shaping, cells, labels, settings)
     z = _levelled(_contrast(world, shaping, weights), world.valid, settings.gain)
-    u, status = solve_large(
-        z,
-        valid=world.valid,
-        lam_rel=settings.lam_rel,
-        beta=settings.beta,
-        means=settings.means,
-        tol=settings.tol,
-    )
+    u, status = solve(z, world.valid, settings)
     return _result(u, z, status, notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ from wsipipe.annotations.points import PointSet
 from wsipipe.annotations.reading import read_points
 from wsipipe.config import Recipe, SegmentSettings
 from wsipipe.numerics.point_segmentation import segment_map
+from wsipipe.numerics.solvers.problem import Status
+from wsipipe.numerics.solvers.tasks import SolverSettings
 from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.feature_plan import map_grid
+from wsipipe.pipeline.large_maps import Room, solve_map
 from wsipipe.pipeline.marked_points import points_file, points_told, usable_points
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.results import Segmentation, bounds_offset, in_bands, settle, settled
@@ -92,7 +96,8 @@ def segment_slide(
             }
             if not force and (outcome := settled(folder, entry.key, provenance)):
                 return outcome
-            bands = in_bands(*_segment(features, marked, recipe.segment))
+            room = Room(folder, entry.key, report=report)
+            bands = in_bands(*_segment(features, marked, recipe.segment, room))
             segmentation = Segmentation(features.grid, bands, tissue, offset=offset)
             return settle(folder, entry.key, slide, segmentation, provenance=provenance)
 
@@ -107,11 +112,20 @@ def feature_recipe(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"tile": tile, "encoder": encoder})
 
 
-def _segment(features: FeatureMap, points: PointSet, settings: SegmentSettings) -> tuple[Floats, NDArray[np.bool_]]:
+def _segment(
+    features: FeatureMap, points: PointSet, settings: SegmentSettings, room: Room
+) -> tuple[Floats, NDArray[np.bool_]]:
     """Probability and validity of every cell; what the user should know is warned of."""
     grid, valid = features.grid, features.read_valid(slice(None), slice(None))
     cells = grid.cells_of(points.xy)
-    found = segment_map(features.read, grid.shape, cells, points.label, valid=valid, settings=settings)
+    solve = partial(_solve, room)
+    found = segment_map(features.read, grid.shape, cells, points.label, valid=valid, settings=settings, solve=solve)
     for note in (*points.notes, *found.notes):
         warnings.warn(f"{features.info.slide}: {note}", UserWarning, stacklevel=2)
     return found.probability, valid
+
+
+def _solve(room: Room, z: Floats, valid: NDArray[np.bool_], settings: SegmentSettings) -> tuple[Floats, Status]:
+    how = SolverSettings(lam_rel=settings.lam_rel, beta=settings.beta, tol=settings.tol)
+    solution, _ = solve_map(z, valid=valid, room=room, settings=how, means=settings.means)
+    return solution.u, solution.status
