@@ -398,6 +398,22 @@ def test_a_speck_that_is_smoothed_away_leaves_an_empty_map(backend):
     assert result.gap[0] < 1e-4
 
 
+@pytest.mark.parametrize("backend", [*BACKENDS, "torch"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_phases_whose_means_meet_are_one(backend, kind):
+    """Pure noise at a small lambda: the best two phases cost more than none, and none is what is found, soon."""
+    z = np.random.default_rng(0).random((1, 40, 50)).astype(np.float32)
+    result = solve_cvm(z, lam=1.0, backend=backend, neighbourhood=kind, keep_dual=True, max_iter=1000)
+    assert result.status == ("empty",)
+    assert result.iterations[0] < 500
+    assert not result.u.any()
+    assert result.c1[0] == result.c2[0] == pytest.approx(z.mean(dtype=np.float64), abs=1e-6)
+    assert result.energy[0] == pytest.approx(((z - z.mean(dtype=np.float64)) ** 2).sum(), rel=1e-6)
+    assert certificate(z, result, kind)[1] == result.gap[0] == 0
+    forced = solve_cvm(z, lam=1.0, backend=backend, neighbourhood=kind, extra=np.full(z.shape, 1e-3, np.float32))
+    assert forced.status == ("empty",)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_cap_is_flagged_and_kept(backend):
     z, _ = blobs((40, 40), noise=0.4)

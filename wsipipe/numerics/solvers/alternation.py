@@ -40,6 +40,8 @@ def alternate(stepper: Stepper, totals: Totals, start: Start, limits: Limits) ->
     Notes
     -----
     A phase that has vanished keeps its last mean: without weight it has none, and the other phase can still converge.
+    Where the means meet (small lambda, much noise), the two phases are one: nothing stands out. The solve then ends as
+    "empty", u = 0 with both means that of the map, rather than go on with phases that change places.
     Means are rounded to float32, in which the iterations run, so that the certificate holds for the means reported.
     """
     means = _single(start.c1), _single(start.c2)
@@ -50,6 +52,8 @@ def alternate(stepper: Stepper, totals: Totals, start: Start, limits: Limits) ->
         region = stepper.advance(*means, iterations)
         done += iterations
         fitted = means if limits.fixed_means else _means(region, totals, means)
+        if not (limits.fixed_means or fitted[0] > fitted[1]):
+            return _nothing(stepper, totals, limits, done)
         moved = max(abs(new - old) for new, old in zip(fitted, means, strict=True))
         still, last = moved <= limits.tol * (totals.high - totals.low), done >= limits.max_iter
         if last or (still and done >= ask):
@@ -61,6 +65,16 @@ def alternate(stepper: Stepper, totals: Totals, start: Start, limits: Limits) ->
     dual = stepper.dual() if limits.keep_dual else None
     status = _status(region, totals, settled=still and gap <= limits.tol)
     return Solution(stepper.segmentation(), dual, *means, stepper.energy(*means), gap, done, status)
+
+
+def _nothing(stepper: Stepper, totals: Totals, limits: Limits, done: int) -> Solution:
+    """Nothing inside, and one mean for all; a force other than that of the fitting term may speak against it."""
+    stepper.clear()
+    mean = _single(totals.total / totals.count)
+    gap = _gap(stepper.measure(mean, mean))
+    dual = stepper.dual() if limits.keep_dual else None
+    status: Status = "empty" if gap <= limits.tol else "capped"
+    return Solution(stepper.segmentation(), dual, mean, mean, stepper.energy(mean, mean), gap, done, status)
 
 
 class Drift:

@@ -11,8 +11,9 @@ cuts lie, how many there are and who visits them when is of no account.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -25,7 +26,7 @@ from wsipipe.numerics.solvers.differences import OFFSETS, Neighbourhood
 from wsipipe.numerics.solvers.field import Field, LargeMap, Run, Visit, split, store_map
 from wsipipe.numerics.solvers.problem import Measures, Problem, Region, Solution, Start
 from wsipipe.numerics.solvers.reference import STEPS
-from wsipipe.numerics.solvers.scratch import Scratch
+from wsipipe.numerics.solvers.scratch import Plane, Scratch
 from wsipipe.numerics.solvers.tasks import SMALLEST_RANGE, Solved, SolverSettings
 from wsipipe.numerics.solvers.two_means import two_means
 
@@ -51,7 +52,8 @@ def solve_blocks(
     large : LargeMap
         Read band by band in this process, once.
     scratch : Scratch
-        Takes 8 bytes for each cell (12 with an extra force), and 40 (24 with forward differences) more during a solve.
+        Takes up to 12 bytes for each cell (16 with an extra force), and 40 (24 with forward differences) more during a
+        solve.
         What it holds at the end is of no use; to empty it is up to its owner.
     settings : SolverSettings
         Of the compiled primal-dual iteration without coarser levels; `threads` and `device` have no meaning here.
@@ -80,9 +82,11 @@ def solve_blocks(
     out = np.empty(large.z.shape, np.float32) if out is None else out
     if field.extent.high - field.extent.low < SMALLEST_RANGE:
         return _constant(large, field, settings, out)
-    parts = large.means or two_means(partial(split, field, run), low=field.extent.low, high=field.extent.high)
-    lam = settings.lam_rel / (parts[0] - parts[1]) ** 2 if large.lam is None else large.lam
     whole = split(field, run, 0.0)
+    parts = large.means or two_means(partial(split, field, run), low=field.extent.low, high=field.extent.high)
+    for band in field.bands:
+        scratch.drop(f"values-{band}")
+    lam = settings.lam_rel / (parts[0] - parts[1]) ** 2 if large.lam is None else large.lam
     totals = Totals(whole.count, whole.total, field.extent.low, field.extent.high)
     model = Model(settings.neighbourhood, lam, threshold=(parts[0] + parts[1]) / 2)
     stepper = BlockedStepper(field, model, halo=settings.sweep, run=run, out=out, tell=tell)
@@ -122,7 +126,7 @@ class Visitor:
         state = self._band(band, halo=iterations)
         sums = state.advance(c1, c2, iterations)
         first, last = state.rows
-        own = [plane[first:last, 1:-1] for plane in (state.u, *state.p)]
+        own = [plane[first:last] for plane in (state.u, *state.p)]
         self.field.scratch.put(f"{_state(self.generation + 1)}-{band}", own)
         return sums
 
@@ -139,12 +143,15 @@ class Visitor:
         z, g, extra = self.field.map_rows(held)
         # Cells that do not count are told by g, which is negative there.
         problem = Problem(z, g, self.model.lam, self.model.neighbourhood, extra=extra)
-        u = (z > np.float32(self.model.threshold)) & (g > 0)
-        state = Band(problem, Start(u.astype(np.float32), 0.0, 0.0), self.field.extent, Cut(core, held).rows)
+        u = np.broadcast_to(np.float32(0), z.shape) if self.generation else self._first(z, g)
+        state = Band(problem, Start(u, 0.0, 0.0), self.field.extent, Cut(core, held).rows)
         if self.generation:
-            planes = [plane[1:-1, 1:-1] for plane in (state.u, *(state.p if dual else ()))]
+            planes = [plane[1:-1] for plane in (state.u, *(state.p if dual else ()))]
             self.field.read(_state(self.generation), planes, held)
         return state
+
+    def _first(self, z: Plane, g: Plane) -> Plane:
+        return ((z > np.float32(self.model.threshold)) & (g > 0)).astype(np.float32)
 
 
 class BlockedStepper:
@@ -196,29 +203,42 @@ class BlockedStepper:
         sums = self._visits(partial(self.visitor.energy, c1, c2))
         return energy_of(added(sums), self.field.extent, self.model.lam, c1, c2)
 
+    def clear(self) -> None:
+        """See `wsipipe.numerics.solvers.problem.Stepper`: start again, where no cell is inside."""
+        self._drop_generation()
+        self.visitor = Visitor(self.field, replace(self.model, threshold=math.inf), 0)
+
     def segmentation(self) -> NDArray[np.float32]:
         """Write u to `out`, band by band."""
+        if self.visitor.generation == 0:
+            self.out[...] = 0
+            return self.out
         for cut in self.field.cuts:
-            u = np.empty((cut.core.stop - cut.core.start, self.field.cols), np.float32)
+            u = np.empty((cut.core.stop - cut.core.start, self.field.cols + 2), np.float32)
             self.field.read(_state(self.visitor.generation), [u], cut.core)
             _, g, _ = self.field.map_rows(cut.core)
-            self.out[cut.core] = np.where(g > 0, np.clip(u, 0, 1, out=u), np.float32(0))
+            self.out[cut.core] = np.where(g > 0, np.clip(u, 0, 1, out=u)[:, 1:-1], np.float32(0))
         return self.out
 
     def dual(self) -> NDArray[np.float32]:
         """Dual variable of the whole map, in memory."""
         planes = len(OFFSETS[self.model.neighbourhood])
-        u_and_p = np.empty((1 + planes, *self.out.shape), np.float32)
+        if self.visitor.generation == 0:
+            return np.zeros((planes, *self.out.shape), np.float32)
+        u_and_p = np.empty((1 + planes, len(self.out), self.field.cols + 2), np.float32)
         self.field.read(_state(self.visitor.generation), list(u_and_p), slice(0, len(self.out)))
-        return u_and_p[1:] * np.float32(STEPS[self.model.neighbourhood][1])
+        return u_and_p[1:, :, 1:-1] * np.float32(STEPS[self.model.neighbourhood][1])
 
     def _visits(self, visit: Visit) -> list[Sums]:
         return list(self.run(visit, self.field.bands))
 
     def _next_generation(self) -> None:
+        self._drop_generation()
+        self.visitor = replace(self.visitor, generation=self.visitor.generation + 1)
+
+    def _drop_generation(self) -> None:
         for band in self.field.bands:
             self.field.scratch.drop(f"{_state(self.visitor.generation)}-{band}")
-        self.visitor = Visitor(self.field, self.model, self.visitor.generation + 1)
 
     def _report(self) -> None:
         if self.tell is not None:

@@ -111,6 +111,11 @@ class CompiledStepper:
         sums = self.run(partial(Band.energy, c1=c1, c2=c2), self.bands)
         return energy_of(added(list(sums)), self.extent, self.lam, c1, c2)
 
+    def clear(self) -> None:
+        """See `wsipipe.numerics.solvers.problem.Stepper`."""
+        for band in self.bands:
+            band.u[...], band.p[...] = 0, 0
+
     def segmentation(self) -> NDArray[np.float32]:
         """See `wsipipe.numerics.solvers.problem.Stepper`."""
         parts = [band.segmentation() for band in self.bands]

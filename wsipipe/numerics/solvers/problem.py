@@ -164,6 +164,10 @@ class Stepper(Protocol):
         """E(clipped u, c1, c2) in float64."""
         ...
 
+    def clear(self) -> None:
+        """Set u and the dual variable to 0."""
+        ...
+
     def segmentation(self) -> NDArray[np.float32]:
         """Clipped u, (rows, cols); 0 on cells that are not valid."""
         ...

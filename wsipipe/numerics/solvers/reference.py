@@ -89,6 +89,10 @@ class ReferenceStepper:
             extra=case.extra,
         )
 
+    def clear(self) -> None:
+        """See `wsipipe.numerics.solvers.problem.Stepper`."""
+        self.u[...], self.p[...] = 0, 0
+
     def segmentation(self) -> NDArray[np.float32]:
         """See `wsipipe.numerics.solvers.problem.Stepper`."""
         return self._segmentation().astype(np.float32)

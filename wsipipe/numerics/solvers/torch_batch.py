@@ -412,7 +412,7 @@ class BatchSolver:
         self.means, self.drift = (torch.stack([one(), one()]) for _ in range(2))
         self.count, self.total = one(0, torch.int64), one(0, torch.int64)
         self.done, self.ask, self.mass = (one(0, torch.int64) for _ in range(3))
-        self.active, self.settled = one(0, torch.bool), one(0, torch.bool)
+        self.active, self.settled, self.met = (one(0, torch.bool) for _ in range(3))
         self.replay: Callable[[], None] | None = None
 
     def solve(
@@ -475,7 +475,7 @@ class BatchSolver:
         counts = torch.full_like(self.count, cells) if valid is None else valid.sum(dim=(1, 2))
         self.count.copy_(counts * scales.mass.to(torch.int64))
         self.total.copy_(fixed_sum(z * scales.weighted[:, None, None]))
-        for tensor in (self.drift, self.gap, self.done, self.ask, self.mass, self.settled, self.active):
+        for tensor in (self.drift, self.gap, self.done, self.ask, self.mass, self.settled, self.met, self.active):
             tensor.zero_()
 
     def _run(self) -> None:
@@ -504,6 +504,8 @@ class BatchSolver:
         self.planes.advance(force[0], force[1], self.active, iterations)
         self.done.add_(self.active, alpha=iterations)
         fitted = self._fitted()
+        if not self.limits.fixed_means:
+            self._stop_where_means_met(fitted)
         drift = fitted - self.means
         still = drift.abs().amax(dim=0) <= self.limits.tol * (self.high - self.low)
         last = self.done >= self.limits.max_iter
@@ -512,6 +514,12 @@ class BatchSolver:
             self._certify(needed, still, last)
         if not self.limits.fixed_means:
             self._move_means(fitted, drift)
+
+    def _stop_where_means_met(self, fitted: Tensor) -> None:
+        """End maps on which the two phases have become one; see `wsipipe.numerics.solvers.alternation.alternate`."""
+        met = self.active & ~(fitted[0] > fitted[1])
+        self.met.logical_or_(met)
+        self.active.logical_and_(~met)
 
     def _fitted(self) -> Tensor:
         """Means of u, (2, count), and those of before where a phase has vanished."""
@@ -561,10 +569,13 @@ class BatchSolver:
     def _solution(self, valid: Tensor | None) -> BatchSolution:
         half = HALF_A_CELL * self.maps.scales.mass
         status = torch.where(self.mass < half, 1, torch.where(self.count - self.mass < half, 2, 0))
-        u = _only(self.planes.segmentation(self.done), valid)
+        u = _only(self.planes.segmentation(self.done), valid).masked_fill(self.met[:, None, None], 0.0)
+        dual = self.planes.dual(self.done) if self.limits.keep_dual else None
+        self._settle_where_means_met()
+        status = status.masked_fill(self.met, STATUSES.index("empty"))
         return BatchSolution(
             u=u,
-            dual=self.planes.dual(self.done) if self.limits.keep_dual else None,
+            dual=None if dual is None else dual.masked_fill(self.met[:, None, None, None], 0.0),
             c1=self.means[0].clone(),
             c2=self.means[1].clone(),
             lam=self.lam.clone(),
@@ -573,6 +584,19 @@ class BatchSolver:
             iterations=self.done.clone(),
             status=torch.where(self.settled, status, STATUSES.index("capped")),
         )
+
+    def _settle_where_means_met(self) -> None:
+        """One mean for both phases; nothing inside is the optimum, unless the extra force speaks against it."""
+        wide, scales = self.means.dtype, self.maps.scales
+        mean = _single((self.total.to(wide) / scales.weighted) / (self.count.to(wide) / scales.mass))
+        self.means.copy_(torch.where(self.met, mean, self.means))
+        gap = torch.zeros_like(self.gap)
+        if self.maps.extra is not None:
+            sizes = self.maps.extra.abs().sum(dim=(1, 2), dtype=gap.dtype)
+            pulls = self.maps.extra.clamp(max=0).sum(dim=(1, 2), dtype=gap.dtype)
+            gap = (-pulls / sizes).masked_fill(sizes == 0, 0.0)
+        self.gap.copy_(torch.where(self.met, gap, self.gap))
+        self.settled.logical_or_(self.met & (gap <= self.limits.tol))
 
     def _energy(self, index: int, u: Tensor) -> Tensor:
         """E of one map: map by map, so that companions change no rounding."""
