@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -126,13 +127,14 @@ def _write(out: BinaryIO, planes: Sequence[Plane]) -> None:
         out.write(np.ascontiguousarray(plane, "<f4").data)
 
 
-def _read(file: BinaryIO, planes: Sequence[Plane], rows: slice) -> None:
+def _read(file: BufferedReader, planes: Sequence[Plane], rows: slice) -> None:
     npy.read_magic(file)
     (_, height, width), _, _ = npy.read_array_header_1_0(file)
     start = file.tell()
     for index, plane in enumerate(planes):
         file.seek(start + 4 * width * (index * height + rows.start))
-        content = np.frombuffer(file.read(4 * plane.size), "<f4")
-        if content.size < plane.size:
+        into = plane if plane.flags.c_contiguous else np.empty(plane.shape, "<f4")
+        if file.readinto(into.data.cast("B")) < into.nbytes:
             raise OSError(errno.EIO, "a file is cut off")
-        plane[...] = content.reshape(plane.shape)
+        if into is not plane:
+            plane[...] = into

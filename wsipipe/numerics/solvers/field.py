@@ -80,9 +80,12 @@ class Field:
     ----------
     scratch : Scratch
         Holds, for every band: z and the edge detector (`kernels.OUTSIDE` on cells that do not count), and the extra
-        force where there is one, under "map-BAND"; u and the scaled dual planes under "state-GENERATION-BAND".
+        force where there is one, under "map-BAND"; z of the cells that count, in one row, under "values-BAND"; during a
+        solve, u and the scaled dual planes under "state-GENERATION-BAND", with the columns of their border.
     cuts : tuple of Cut
         Rows of each band.
+    counts : tuple of int
+        Cells that count in each band.
     cols : int
     extra : bool
         Whether there is an extra force.
@@ -92,6 +95,7 @@ class Field:
 
     scratch: Scratch
     cuts: tuple[Cut, ...]
+    counts: tuple[int, ...]
     cols: int
     extra: bool
     extent: Extent
@@ -140,17 +144,19 @@ def store_map(large: LargeMap, scratch: Scratch, *, beta: float, bands: int, lea
         Values that are not finite, or too large, on valid cells; no valid cell.
     """
     cuts = tuple(cut_rows(large.z.shape[0], bands=bands, halo=least))
-    low, high, extra = np.inf, -np.inf, 0.0
+    counts, low, high, extra = [], np.inf, -np.inf, 0.0
     for band, cut in enumerate(cuts):
         planes = _planes(large, cut.core, beta)
         scratch.put(f"map-{band}", planes)
-        where = planes[1] > 0
-        low = min(low, float(planes[0].min(where=where, initial=np.inf)))
-        high = max(high, float(planes[0].max(where=where, initial=-np.inf)))
+        values = planes[0][planes[1] > 0]
+        counts.append(values.size)
+        if values.size:
+            scratch.put(f"values-{band}", [values[None]])
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
         extra = max(extra, *(float(np.abs(plane).max()) for plane in planes[2:]), 0.0)
     if low > high:
         raise NumericsError("no cell is valid")
-    return Field(scratch, cuts, large.z.shape[1], large.extra is not None, Extent(low, high, extra))
+    return Field(scratch, cuts, tuple(counts), large.z.shape[1], large.extra is not None, Extent(low, high, extra))
 
 
 def _planes(large: LargeMap, rows: slice, beta: float) -> list[Plane]:
@@ -186,7 +192,8 @@ def split(field: Field, run: Run, threshold: float) -> Split:
 
 
 def _split_band(field: Field, threshold: float, scale: float, band: int) -> Sums:
-    z, g, _ = field.map_rows(field.cuts[band].core)
-    cells = z[g > 0][None]
+    cells = np.empty((1, field.counts[band]), np.float32)
+    if cells.size:
+        field.scratch.fill(f"values-{band}", [cells], slice(0, 1))
     above, sum_above, total = kernels.split_sums(cells, np.float32(threshold), np.float32(scale))
     return int(above), int(sum_above), cells.size, int(total)
