@@ -93,3 +93,22 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(first, second)
     network.eval()
     torch.testing.assert_close(network(x)[0], network(x)[0], rtol=0, atol=0)
+
+
+def test_encoder_and_decoder_by_themselves_are_the_whole():
+    network, x = small(), torch.rand(2, 3, 17, 23)
+    for whole, part in zip(network(x), network.decode(network.encode(x), (17, 23)), strict=True):
+        torch.testing.assert_close(part, whole, rtol=0, atol=0)
+
+
+def test_a_second_branch_has_the_form_but_not_the_weights_of_the_first():
+    network, x = small(norm="batch"), torch.rand(2, 3, 17, 23)
+    branch, stages = network.new_branch(), network.encode(x)
+    assert {name: value.shape for name, value in branch.state_dict().items()} == {
+        name: value.shape for name, value in network.state_dict().items() if name.startswith(("decoder", "head"))
+    }
+    logits, _ = branch(stages, (17, 23))
+    assert logits.shape == (2, 1, 17, 23)
+    assert not torch.allclose(logits, network.decode(stages, (17, 23))[0])
+    branch.load_state_dict({name: network.state_dict()[name] for name in branch.state_dict()})
+    torch.testing.assert_close(branch(stages, (17, 23))[0], network.decode(stages, (17, 23))[0])
