@@ -98,7 +98,11 @@ class _Bars:
                 self._display.remove_task(task)  # type: ignore[attr-defined]
             task = self._display.add_task(f"{progress.item}: {progress.stage}", total=progress.total)  # type: ignore[attr-defined]
             self._tasks[progress.item] = (progress.stage, task)
-        self._display.update(task, completed=progress.done, total=progress.total)  # type: ignore[attr-defined]
+        if progress.done >= progress.total:
+            self._display.remove_task(task)  # type: ignore[attr-defined]
+            del self._tasks[progress.item]
+        else:
+            self._display.update(task, completed=progress.done, total=progress.total)  # type: ignore[attr-defined]
 
 
 def _colored(status: str) -> str:
