@@ -41,7 +41,8 @@ class CvmResult:
         Primal-dual iterations on the map itself.
     status : tuple of P str
         "converged"; "empty" or "full" (converged, to nothing or to everything; "empty" with c1 = c2 where lambda is too
-        small, or the noise too strong, for two phases); "constant" (z is constant: u = 0, no iteration); "capped" (`max_iter` reached first: look at `gap`).
+        small, or the noise too strong, for two phases); "constant" (z is constant: u = 0, no iteration); "capped"
+        (`max_iter` reached first: look at `gap`).
     dual : tuple of P (k, rows, cols) float32 arrays, or None
         Dual variables, where asked for: they make the next warm start warmer.
     """
