@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from wsipipe.errors import AnnotationError, ConfigError, StoreError, WsipipeErro
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.metrics import dice
 from wsipipe.numerics.variational import variational_segmentation
+from wsipipe.pipeline import cvm
 from wsipipe.pipeline.cvm import CvmOptions, list_maps, segment_stored_map
 from wsipipe.pipeline.results import SUFFIXES
 from wsipipe.slides import slide_identity
@@ -153,6 +155,17 @@ def test_geojson_is_relative_to_the_bounds_of_the_slide(project, tmp_path, monke
     np.testing.assert_array_equal(mask_of(whole), mask_of(cropped))
     frames = [report_of(outcome)["geojson_frame"]["origin"] for outcome in (whole, cropped)]
     assert frames == [[0.0, 0.0], [64.0, 32.0]]
+
+
+def test_maps_larger_than_memory_give_the_same_to_the_bit(project, tmp_path, monkeypatch):
+    whole = go(project)
+    told = []
+    monkeypatch.setattr(cvm, "Room", functools.partial(cvm.Room, memory=100_000))
+    pieces = go(project, out=tmp_path / "pieces", report=told.append)
+    assert {progress.stage.split(",")[0] for progress in told} == {"cvm", "solve"}
+    assert report_of(pieces)["cvm"] == report_of(whole)["cvm"]
+    np.testing.assert_array_equal(mask_of(pieces), mask_of(whole))
+    assert not list(pieces.outputs[0].parent.glob(".*"))
 
 
 def test_both_schemes_find_nearly_the_same(project, tmp_path):

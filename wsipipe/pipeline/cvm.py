@@ -25,8 +25,11 @@ from wsipipe.annotations.reading import read_points
 from wsipipe.config import CvmSettings
 from wsipipe.errors import AnnotationError, ConfigError, StoreError
 from wsipipe.numerics.solvers.differences import Neighbourhood
+from wsipipe.numerics.solvers.problem import Solution
+from wsipipe.numerics.solvers.tasks import SolverSettings
 from wsipipe.numerics.streamed_contrast import read_prototypes, stream_contrast
 from wsipipe.numerics.tissue import Tissue
+from wsipipe.pipeline.large_maps import Room, solve_map
 from wsipipe.pipeline.marked_points import points_file, points_told, usable_points
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.results import Segmentation, UnseenSlide, bounds_offset, in_bands, settle, settled
@@ -153,6 +156,7 @@ def segment_stored_map(
     crop: bool = True,
     reader: str = "auto",
     device: str = "auto",
+    scheduler: str | None = None,
     force: bool = False,
     report: Report = silent,
 ) -> SlideOutcome:
@@ -178,10 +182,12 @@ def segment_stored_map(
         Slide library; "auto" chooses.
     device : str
         Where the variational model is solved; "auto" looks for a GPU where the map is large.
+    scheduler : str, optional
+        Address of a dask scheduler whose workers share the solve of a map that does not fit in memory.
     force : bool
         Do again what is finished.
     report : Report
-        Told the in-target points done and to do, stage "cvm".
+        Told the in-target points done and to do, stage "cvm"; see `Room` for those of a large map.
 
     Raises
     ------
@@ -207,7 +213,8 @@ def segment_stored_map(
         seen = not isinstance(subject, UnseenSlide)
         if not force and (outcome := settled(folder, entry.key, provenance, overlay=seen)):
             return outcome
-        u, told = _segment(features, valid, marked, options, device=device, item=entry.key, report=report)
+        room = Room(folder, entry.key, scheduler=scheduler, report=report)
+        u, told = _segment(features, valid, marked, options, device=device, room=room)
         segmentation = Segmentation(info.grid, in_bands(u, valid), Tissue(valid, info.grid), offset=offset)
         details = {"cvm": options.told() | told}
         return settle(folder, entry.key, subject, segmentation, provenance=provenance, details=details)
@@ -262,21 +269,22 @@ def _segment(
     options: CvmOptions,
     *,
     device: str,
-    item: str,
-    report: Report,
+    room: Room,
 ) -> tuple[Floats, dict[str, Any]]:
     """Segmentation u (eq. 7), and for the report what became of each in-target point."""
+    item, report = room.key, room.report
     marked, vectors = _with_features(features, marked, options.model.prototype, item)
     inside = marked.label == IN_TARGET
     cells = features.grid.cells_of(marked.in_target)
     maps = stream_contrast(features.read, valid, vectors[inside], vectors[~inside], eta=options.model.eta)
     mean, found, total = np.zeros(valid.shape, np.float32), [], len(cells)
-    where = _torch_device(device, valid.size * total, options.scheme)
+    how = _settings(options, _torch_device(device, valid.size * total, options.scheme))
     report(Progress(item, "cvm", 0, total))
     for number, (z, xy) in enumerate(zip(maps, marked.in_target.tolist(), strict=True), start=1):
-        solved = _solve(z, valid, _selective(z, cells, valid, options), options, device=where)
-        mean += solved.u / np.float32(total)
-        found.append({"xy": xy} | solved.told())
+        extra = _selective(z, cells, valid, options)
+        solution, lam = solve_map(z, valid=valid, room=room, settings=how, lam=options.model.lam, extra=extra)
+        mean += solution.u / np.float32(total)
+        found.append({"xy": xy} | _told(solution, lam))
         report(Progress(item, "cvm", number, total))
     _tell_unsettled(item, found)
     low, high = float(mean.min(where=valid, initial=np.inf)), float(mean.max(where=valid, initial=-np.inf))
@@ -335,29 +343,10 @@ def _selective(z: Floats, cells: NDArray[np.int64], valid: Bools, options: CvmOp
     return np.float32(options.theta) * far
 
 
-@dataclass(frozen=True)
-class _Solved:
-    """One contrast map, segmented; see `wsipipe.numerics.variational.CvmResult`."""
-
-    u: Floats
-    c1: float
-    c2: float
-    lam: float
-    gap: float
-    iterations: int
-    status: str
-
-    def told(self) -> dict[str, Any]:
-        """JSON-able, but for u; lambda is None where a constant map has none."""
-        values = {
-            "c1": self.c1,
-            "c2": self.c2,
-            "lambda": self.lam,
-            "gap": self.gap,
-            "iterations": self.iterations,
-            "status": self.status,
-        }
-        return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
+def _told(solution: Solution, lam: float) -> dict[str, Any]:
+    """JSON-able, without u; lambda is None where a constant map has none."""
+    values = {name: getattr(solution, name) for name in ("c1", "c2", "gap", "iterations", "status")} | {"lambda": lam}
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
 
 
 def _tell_unsettled(item: str, found: Sequence[dict[str, Any]]) -> None:
@@ -374,29 +363,13 @@ def _tell_unsettled(item: str, found: Sequence[dict[str, Any]]) -> None:
             warnings.warn(text, UserWarning, stacklevel=2)
 
 
-def _solve(z: Floats, valid: Bools, extra: Floats | None, options: CvmOptions, *, device: str | None) -> _Solved:
-    """Solve one map: the only place that calls a solver, which itself suits threads and memory to the size."""
-    from wsipipe.numerics.variational import solve_cvm  # numba takes a second to load
-
+def _settings(options: CvmOptions, device: str | None) -> SolverSettings:
     model = options.model
-    found = solve_cvm(
-        z[None],
-        valid=valid,
-        extra=extra,
-        lam=model.lam,
+    return SolverSettings(
         lam_rel=model.lam_rel,
         beta=model.beta,
         tol=model.tol,
         neighbourhood=options.neighbourhood,
         scheme=options.scheme,
         device=device,
-    )
-    return _Solved(
-        u=found.u[0],
-        c1=float(found.c1[0]),
-        c2=float(found.c2[0]),
-        lam=float(found.lam[0]),
-        gap=float(found.gap[0]),
-        iterations=int(found.iterations[0]),
-        status=found.status[0],
     )

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsipipe.numerics.solvers.field import LargeMap
 from wsipipe.numerics.solvers.problem import Solution
 from wsipipe.numerics.solvers.tasks import Solved, SolverSettings
 from wsipipe.numerics.variational import solve_cvm
@@ -130,12 +129,13 @@ def solve_map(
     if z.size > LARGE:
         settings = replace(settings, sweep=LARGE_SWEEP)
     bands, threads = room.cut((z.shape[0], z.shape[1]), sweep=settings.sweep, extra=extra is not None)
+    known = {"valid": valid, "lam": lam, "means": means, "extra": extra}
     if bands == 1 or settings.uses_torch or settings.scheme == "aos" or settings.backend == "reference":
-        return _whole(z, settings, valid=valid, lam=lam, means=means, extra=extra)
-    return _in_bands(LargeMap(z, valid, extra, lam, means), bands, replace(room, threads=threads), settings)
+        return _whole(z, settings, known)
+    return _in_bands(z, settings, known, bands, replace(room, threads=threads))
 
 
-def _whole(z: Floats, settings: SolverSettings, **known: Any) -> Solved:  # noqa: ANN401 - those of `solve_cvm`
+def _whole(z: Floats, settings: SolverSettings, known: dict[str, Any]) -> Solved:
     found = solve_cvm(z[None], **known, **vars(settings))
     solution = Solution(
         u=found.u[0],
@@ -150,9 +150,11 @@ def _whole(z: Floats, settings: SolverSettings, **known: Any) -> Solved:  # noqa
     return solution, float(found.lam[0])
 
 
-def _in_bands(large: LargeMap, bands: int, room: Room, settings: SolverSettings) -> Solved:
+def _in_bands(z: Floats, settings: SolverSettings, known: dict[str, Any], bands: int, room: Room) -> Solved:
     from wsipipe.numerics.solvers.blocks import solve_blocks  # numba takes a second to load
+    from wsipipe.numerics.solvers.field import LargeMap
 
+    large = LargeMap(z, **known)
     tell = partial(_tell, room, settings.max_iter)
     with (
         spread(threads=room.threads or 1, workers=room.workers, scheduler=room.scheduler) as run,
