@@ -52,7 +52,7 @@ def case(kind, shape=(40, 23), *, seed=0):
 
 def bands_of(problem, start, *, bands, halo):
     cuts = cut_rows(len(problem.z), bands=bands, halo=halo)
-    extent = Extent.of(problem)
+    extent = Extent(*(float(edge(problem.z[problem.valid])) for edge in (np.min, np.max)), np.abs(problem.extra).max())
     return [
         Band(*parts, extent, cut.rows) for cut, parts in zip(cuts, views(problem, start, cuts), strict=True)
     ], extent
