@@ -3,7 +3,8 @@
     python benchmarks/blocks.py [--shape ROWS COLS] [--bands 4 16] [--sweeps 4 16 32] [--workers 1 2] [--json]
 
 Every solve runs in a process of its own, on a noisy synthetic map that lies on disk as an .npy file; u goes to a memory
-map. Peak memory is that above the process with everything imported and compiled; with workers, the largest of theirs.
+map. Peak memory is that above the process with everything imported and compiled; in bands, it counts the pages of both
+files too (8 bytes per cell), which the system takes back when it needs them. With workers it is all of the largest one.
 All solves of one `sweep` have to give the same u, or the script fails.
 """
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -78,6 +79,24 @@ def test_memory_has_no_part_in_the_result(noisy, expected, tmp_path):
         assert_same(solve_map(z, valid=valid, room=room, settings=TOL), expected)
         assert bool(told) == (memory < 1 << 30)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("extra", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_more_memory_is_taken_than_is_given(tmp_path, threads, extra):
+    rng = np.random.default_rng(0)
+    z = rng.random((1600, 500)).astype(np.float32)
+    valid = rng.random(z.shape) > 0.1
+    room = Room(tmp_path, "s", memory=400 * z.shape[1] * CELL_BYTES, threads=threads)
+    tracemalloc.start()
+    try:
+        solution, _ = solve_map(z, valid=valid, room=room, settings=TOL, extra=0.2 * z if extra else None)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert solution.iterations > 4
+    given = solution.u.nbytes + z.nbytes * extra
+    assert peak - given < room.memory < z.size * CELL_BYTES / 3
 
 
 def test_large_maps_move_their_means_less_often_in_bands_or_not(noisy, tmp_path, monkeypatch):
