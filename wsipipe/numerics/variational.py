@@ -294,9 +294,9 @@ def _stretched(u: NDArray[np.float32], valid: NDArray[np.bool_] | None) -> NDArr
 def _prepared(name: str, values: NDArray[np.floating], valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
     """One map in float32, 0 where not valid; refuse values that are not finite elsewhere."""
     single = only(np.ascontiguousarray(values, np.float32), valid)
-    if not np.isfinite(single).all():
+    largest = max(float(single.max()), -float(single.min()))  # not a number as soon as one value is none
+    if not np.isfinite(largest):
         raise NumericsError(f"{name} holds values that are not finite (NaN or infinite)")
-    largest = max(float(single.max()), -float(single.min()))
     if largest > LARGEST_VALUE:
         raise NumericsError(f"{name} holds values as large as {largest:g}", remedy="scale it to [0, 1]")
     return single

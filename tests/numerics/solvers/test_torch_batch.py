@@ -12,6 +12,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -47,8 +48,9 @@ def case(shape, seed, kind, *, lam=None, masked=False, forced=False, z=None):
     valid = rng.random(shape) > 0.2 if masked else None
     z = made_map(shape, seed) if z is None else z
     z = z if valid is None else np.where(valid, z, np.float32(0))
-    cells = z if valid is None else z[valid][None]
-    parts = two_means(lambda t: compiled.split(cells, t, None), low=float(cells.min()), high=float(cells.max()))
+    cells = z.ravel() if valid is None else z[valid]
+    low, high = float(cells.min()), float(cells.max())
+    parts = two_means(partial(compiled.split, cells, largest=max(high, -low)), low=low, high=high)
     extra = (rng.random(shape, np.float32) * (1 if valid is None else valid)).astype(np.float32) if forced else None
     lam = 1 / (parts[0] - parts[1]) ** 2 if lam is None else lam
     u = ((z > sum(parts) / 2) & (True if valid is None else valid)).astype(np.float32)
@@ -224,7 +226,7 @@ def test_edge_weights_and_split_of_a_batch(masked):
     parts = torch_batch.split(z, thresholds, valid)
     for index, problem in enumerate(cases):
         np.testing.assert_allclose(g[index], edge_weights(problem.z, beta=7.0, valid=problem.valid), rtol=1e-6)
-        expected = reference.split(problem.z, float(thresholds[index]), problem.valid)
+        expected = reference.split(problem.cells(), float(thresholds[index]), largest=1.0)
         for name in ("count_above", "sum_above", "count", "total"):
             assert getattr(parts, name)[index].item() == pytest.approx(getattr(expected, name), rel=1e-7)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -10,8 +12,9 @@ BACKENDS = [reference, compiled]
 
 
 def means(backend, z, valid=None):
-    cells = z if valid is None else z[valid]
-    return two_means(lambda t: backend.split(z, t, valid), low=float(cells.min()), high=float(cells.max()))
+    cells = z.ravel() if valid is None else z[valid]
+    low, high = float(cells.min()), float(cells.max())
+    return two_means(partial(backend.split, cells, largest=max(high, -low)), low=low, high=high)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -38,12 +41,12 @@ def test_values_next_to_one_another_are_parted(backend, base):
     assert c1 > c2
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_split_agrees(masked):
-    rng = np.random.default_rng(4)
-    z = rng.normal(size=(33, 21)).astype(np.float32)
-    valid = rng.random(z.shape) < 0.5 if masked else None
-    first, second = (backend.split(z, 0.3, valid) for backend in BACKENDS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_split_agrees(threads, monkeypatch):
+    monkeypatch.setattr(compiled, "CELLS_PER_THREAD", 100)
+    z = np.random.default_rng(4).normal(size=693).astype(np.float32)
+    settings = {"largest": float(np.abs(z).max()), "threads": threads}
+    first, second = (backend.split(z, 0.3, **settings) for backend in BACKENDS)
     assert (first.count_above, first.count) == (second.count_above, second.count)
     # Each value is rounded to 2^-29 of the power of two above the largest.
     assert (first.sum_above, first.total) == pytest.approx((second.sum_above, second.total), abs=z.size * 4 * 2**-30)

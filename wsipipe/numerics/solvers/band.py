@@ -39,15 +39,6 @@ class Extent:
     high: float
     extra: float = 0.0
 
-    @classmethod
-    def of(cls, problem: Problem) -> Extent:
-        """Extent of a whole map."""
-        where = True if problem.valid is None else problem.valid
-        low = float(problem.z.min(where=where, initial=np.inf))
-        high = float(problem.z.max(where=where, initial=-np.inf))
-        extra = 0.0 if problem.extra is None else float(np.abs(problem.extra).max())
-        return cls(low, high, extra)
-
 
 @dataclass(frozen=True)
 class Cut:
@@ -111,7 +102,7 @@ class Band:
             depth = min(iterations, self._depth())
             ring = np.zeros((depth, 2, self.u.shape[1]), np.float32)
             planes = self.u, self.z, self.g, self.extra, self.p
-            sums = _whole(kernels.sweeps(*planes, ring, force, steps, scales, self.rows))
+            sums = whole_numbers(kernels.sweeps(*planes, ring, force, steps, scales, self.rows))
             iterations -= depth
         return sums
 
@@ -120,13 +111,13 @@ class Band:
         scale = np.float32(value_scale(self.extent, self.lam, c1, c2))
         units = np.float32(self.tau), np.float32(self.sigma)
         planes = self.u, self.z, self.g, self.extra, self.p
-        return _whole(kernels.certificate(*planes, self._force(c1, c2), units, scale, self.rows))
+        return whole_numbers(kernels.certificate(*planes, self._force(c1, c2), units, scale, self.rows))
 
     def energy(self, c1: float, c2: float) -> Sums:
         """Length, and fitting with the extra force, from float64, fixed; the row below has to be exact."""
         scales = energy_scales(self.extent, self.lam, c1, c2)
         planes, units = (self.u, self.z, self.g, self.extra), (self.tau, self.sigma)
-        return _whole(kernels.energy64(*planes, (c1, c2), self.lam, units, scales, self.rows, self.crofton))
+        return whole_numbers(kernels.energy64(*planes, (c1, c2), self.lam, units, scales, self.rows, self.crofton))
 
     def segmentation(self) -> NDArray[np.float32]:
         """Clipped u of the band's own rows."""
@@ -225,7 +216,8 @@ def padded(
     return out
 
 
-def _whole(sums: Iterable[np.int64]) -> Sums:
+def whole_numbers(sums: Iterable[np.int64]) -> Sums:
+    """Take compiled sums as numbers that never overflow."""
     return tuple(int(value) for value in sums)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from wsipipe.numerics.solvers import kernels
 from wsipipe.numerics.solvers.alternation import Totals, alternate
 from wsipipe.numerics.solvers.band import (
     Band,
+    Cut,
     Extent,
     added,
     cut_rows,
@@ -23,29 +25,41 @@ from wsipipe.numerics.solvers.band import (
     padded,
     region_of,
     views,
+    whole_numbers,
 )
 from wsipipe.numerics.solvers.problem import Limits, Measures, Problem, Region, Solution, Split, Start
 
 CELLS_PER_THREAD = 1 << 17  # smaller bands cost more to hand out than they save
 
 Valid = NDArray[np.bool_] | None
-Run = Callable[[Callable[[Band], Any], Iterable[Band]], Iterable[Any]]  # `map`, or that of a pool
+Run = Callable[..., Iterable[Any]]  # `map`, or that of a pool
 
 
-def edge_weights(z: NDArray[np.float32], *, beta: float, valid: Valid) -> NDArray[np.float32]:
+def edge_weights(z: NDArray[np.float32], *, beta: float, valid: Valid, threads: int = 1) -> NDArray[np.float32]:
     """Edge detector; see `wsipipe.numerics.edges.edge_weights`."""
-    g = padded(np.ones_like(z), valid, outside=kernels.OUTSIDE)
-    kernels.fill_edges(padded(z), g, np.float32(beta))
-    inner = g[1:-1, 1:-1]
-    return inner if valid is None else np.where(valid, inner, np.float32(1))
+    out = np.empty_like(z)
+
+    def fill(cut: Cut) -> None:
+        part, counts = z[cut.held], None if valid is None else valid[cut.held]
+        g = padded(np.ones_like(part), counts, outside=kernels.OUTSIDE)
+        kernels.fill_edges(padded(part), g, np.float32(beta))
+        own = g[slice(*cut.rows), 1:-1]
+        out[cut.core] = own if valid is None else np.where(valid[cut.core], own, np.float32(1))
+
+    with in_threads(_bands(z.size, threads)) as run:
+        list(run(fill, cut_rows(len(z), bands=_bands(z.size, threads), halo=1)))
+    return out
 
 
-def split(z: NDArray[np.float32], threshold: float, valid: Valid) -> Split:
-    """Count and sum z above a threshold and over all valid cells."""
-    cells = z if valid is None else z[valid][None]
-    scale = fixed_scale(float(max(cells.max(), -cells.min())))
-    above, sum_above, total = kernels.split_sums(cells, np.float32(threshold), np.float32(scale))
-    return Split(int(above), float(sum_above / scale), cells.size, float(total / scale))
+def split(cells: NDArray[np.float32], threshold: float, *, largest: float, threads: int = 1) -> Split:
+    """Count and sum cells above a threshold and all; see `wsipipe.numerics.solvers.problem.Backend`."""
+    scale = fixed_scale(largest)
+    bands = _bands(cells.size, threads)
+    parts = [part[None] for part in np.array_split(cells, bands)]
+    with in_threads(bands) as run:
+        sums = list(run(lambda part: kernels.split_sums(part, np.float32(threshold), np.float32(scale)), parts))
+    above, sum_above, total = added([whole_numbers(part) for part in sums])
+    return Split(above, sum_above / scale, cells.size, total / scale)
 
 
 def solve(problem: Problem, start: Start, limits: Limits, *, threads: int = 1) -> Solution:
@@ -53,15 +67,29 @@ def solve(problem: Problem, start: Start, limits: Limits, *, threads: int = 1) -
 
     Large maps are cut into as many bands of rows as there are threads; the result does not depend on it.
     """
-    whole = split(problem.z, 0.0, problem.valid)
-    extent = Extent.of(problem)
-    totals = Totals(whole.count, whole.total, extent.low, extent.high)
-    bands = max(1, min(threads, problem.z.size // CELLS_PER_THREAD))
-    if bands == 1:
-        return alternate(CompiledStepper(problem, start, extent), totals, start, limits)
-    with ThreadPoolExecutor(bands) as pool:
-        stepper = CompiledStepper(problem, start, extent, bands=bands, halo=limits.sweep, run=pool.map)
+    cells = problem.cells()
+    low, high = float(cells.min()), float(cells.max())
+    whole = split(cells, 0.0, largest=max(high, -low), threads=threads)
+    totals = Totals(whole.count, whole.total, low, high)
+    extent = Extent(low, high, 0.0 if problem.extra is None else float(np.abs(problem.extra).max()))
+    bands = _bands(problem.z.size, threads)
+    with in_threads(bands) as run:
+        stepper = CompiledStepper(problem, start, extent, bands=bands, halo=limits.sweep, run=run)
         return alternate(stepper, totals, start, limits)
+
+
+@contextmanager
+def in_threads(count: int) -> Iterator[Run]:
+    """Apply a function to items in so many threads."""
+    if count == 1:
+        yield map
+        return
+    with ThreadPoolExecutor(count) as pool:
+        yield pool.map
+
+
+def _bands(cells: int, threads: int) -> int:
+    return max(1, min(threads, cells // CELLS_PER_THREAD))
 
 
 class CompiledStepper:
@@ -86,10 +114,8 @@ class CompiledStepper:
     ) -> None:
         self.lam, self.extent, self.halo, self.run = problem.lam, extent, halo, run
         cuts = cut_rows(len(problem.z), bands=bands, halo=halo)
-        self.bands = [
-            Band(rows, first, extent, cut.rows)
-            for cut, (rows, first) in zip(cuts, views(problem, start, cuts), strict=True)
-        ]
+        problems, starts = zip(*views(problem, start, cuts), strict=True)
+        self.bands: list[Band] = list(run(Band, problems, starts, [extent] * len(cuts), [cut.rows for cut in cuts]))
 
     def advance(self, c1: float, c2: float, iterations: int) -> Region:
         """See `wsipipe.numerics.solvers.problem.Stepper`."""
@@ -118,7 +144,7 @@ class CompiledStepper:
 
     def segmentation(self) -> NDArray[np.float32]:
         """See `wsipipe.numerics.solvers.problem.Stepper`."""
-        parts = [band.segmentation() for band in self.bands]
+        parts = list(self.run(Band.segmentation, self.bands))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def dual(self) -> NDArray[np.float32]:

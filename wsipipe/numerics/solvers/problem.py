@@ -41,6 +41,10 @@ class Problem:
     valid: NDArray[np.bool_] | None = None
     extra: NDArray[np.float32] | None = None
 
+    def cells(self) -> NDArray[np.float32]:
+        """Values of the cells that count, (n,)."""
+        return self.z.ravel() if self.valid is None else self.z[self.valid]
+
 
 @dataclass(frozen=True)
 class Start:
@@ -181,13 +185,13 @@ class Backend(Protocol):
     """One way to compute: plain numpy, compiled, on another device, in blocks."""
 
     def edge_weights(
-        self, z: NDArray[np.float32], *, beta: float, valid: NDArray[np.bool_] | None
+        self, z: NDArray[np.float32], *, beta: float, valid: NDArray[np.bool_] | None, threads: int = 1
     ) -> NDArray[np.float32]:
         """Edge detector of a map; see `wsipipe.numerics.edges.edge_weights`."""
         ...
 
-    def split(self, z: NDArray[np.float32], threshold: float, valid: NDArray[np.bool_] | None) -> Split:
-        """Count and sum z above a threshold and over all valid cells."""
+    def split(self, cells: NDArray[np.float32], threshold: float, *, largest: float, threads: int = 1) -> Split:
+        """Count and sum (n,) cells above a threshold, and all; `largest` is the largest of their sizes."""
         ...
 
     def solve(self, problem: Problem, start: Start, limits: Limits, *, threads: int = 1) -> Solution:

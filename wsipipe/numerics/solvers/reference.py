@@ -26,14 +26,18 @@ RHO = 1.6
 STEPS: dict[Neighbourhood, tuple[float, float]] = {"crofton": (1.0, 1 / 12), "isotropic": (0.25, 0.5)}  # tau, sigma
 
 
-def edge_weights(z: NDArray[np.float32], *, beta: float, valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-    """Edge detector; see `wsipipe.numerics.edges.edge_weights`."""
+def edge_weights(
+    z: NDArray[np.float32], *, beta: float, valid: NDArray[np.bool_] | None, threads: int = 1
+) -> NDArray[np.float32]:
+    """Edge detector; see `wsipipe.numerics.edges.edge_weights`. One thread, whatever is asked for."""
+    del threads
     return edges.edge_weights(z, beta=beta, valid=valid).astype(np.float32, copy=False)
 
 
-def split(z: NDArray[np.float32], threshold: float, valid: NDArray[np.bool_] | None) -> Split:
-    """Count and sum z above a threshold and over all valid cells."""
-    values = (z if valid is None else z[valid]).astype(np.float64)
+def split(cells: NDArray[np.float32], threshold: float, *, largest: float, threads: int = 1) -> Split:
+    """Count and sum cells above a threshold and all; see `wsipipe.numerics.solvers.problem.Backend`."""
+    del largest, threads
+    values = cells.astype(np.float64)
     above = values[values > threshold]
     return Split(above.size, float(above.sum()), values.size, float(values.sum()))
 
@@ -41,7 +45,7 @@ def split(z: NDArray[np.float32], threshold: float, valid: NDArray[np.bool_] | N
 def solve(problem: Problem, start: Start, limits: Limits, *, threads: int = 1) -> Solution:
     """Minimise the energy; see `wsipipe.numerics.solvers.alternation.alternate`. One thread, whatever is asked for."""
     del threads
-    cells = problem.z if problem.valid is None else problem.z[problem.valid]
+    cells = problem.cells()
     totals = Totals(cells.size, float(cells.sum(dtype=np.float64)), float(cells.min()), float(cells.max()))
     return alternate(ReferenceStepper(problem, start), totals, start, limits)
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -201,13 +202,14 @@ def _engine(settings: SolverSettings) -> Backend:
 
 def _solved(task: Task, engine: Backend, settings: SolverSettings, threads: int) -> Solved:
     """Solution and the lambda used."""
-    cells = task.z if task.valid is None else task.z[task.valid][None]
+    cells = task.z.ravel() if task.valid is None else task.z[task.valid]
     low, high = float(cells.min()), float(cells.max())
     if high - low < SMALLEST_RANGE:
         return constant(task, low, settings)
-    parts = task.means or two_means(lambda threshold: engine.split(cells, threshold, None), low=low, high=high)
+    part = partial(engine.split, cells, largest=max(high, -low), threads=threads)
+    parts = task.means or two_means(part, low=low, high=high)
     lam = settings.lam_rel / (parts[0] - parts[1]) ** 2 if task.lam is None else task.lam
-    g = engine.edge_weights(task.z, beta=settings.beta, valid=task.valid)
+    g = engine.edge_weights(task.z, beta=settings.beta, valid=task.valid, threads=threads)
     problem = Problem(task.z, g, lam, settings.neighbourhood, task.valid, task.extra)
     limits = settings.limits(fixed_means=task.means is not None)
     start = _start(task, parts)
