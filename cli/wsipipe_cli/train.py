@@ -35,7 +35,13 @@ def command(
     output: Output = DEFAULT_OUTPUT,
     recipe: RecipeFile = Path("slide"),
     epochs: Annotated[int | None, typer.Option(help="Passes over the training windows.")] = None,
-    method: Annotated[str | None, typer.Option(help="cvm, contrast_map, partial_ce or full (masks). [cvm]")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="A row of Table 1: cvm, contrast_map, partial_ce, mixmatch, mean_teacher, crf, dual_branch, cosine, "
+            "direct_variational, or full (masks). [cvm]"
+        ),
+    ] = None,
     pairs: Annotated[int | None, typer.Option(help="Points of each class used per slide. [all]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random. [0]")] = None,
     kind: Kind = None,

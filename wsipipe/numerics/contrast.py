@@ -111,6 +111,28 @@ def _contrast(difference: NDArray[np.float32], valid: NDArray[np.bool_] | None) 
     return difference
 
 
+def stretched(u: NDArray[np.float32], valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """N of eq. 7: min-max normalisation of a map over its valid cells.
+
+    Parameters
+    ----------
+    u : (rows, cols) float32 array
+    valid : (rows, cols) bool array, optional
+        Cells that count; all by default.
+
+    Returns
+    -------
+    (rows, cols) float32 array
+        In [0, 1]; a constant map stays as it is (stretching has no meaning for it). 0 on cells that are not valid.
+    """
+    where = True if valid is None else valid
+    low, high = u.min(where=where, initial=np.inf), u.max(where=where, initial=-np.inf)
+    out = u.copy() if low == high else ((u - low) / (high - low)).astype(np.float32, copy=False)
+    if valid is not None:
+        out[~valid] = 0
+    return out
+
+
 def _check(inside: NDArray[np.int64], eta: float, valid: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> None:
     if not len(inside):
         raise NumericsError("no in-target points", remedy="at least one is needed")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wsipipe.errors import NumericsError
-from wsipipe.numerics.contrast import check_valid, contrast_map
+from wsipipe.numerics.contrast import check_valid, contrast_map, stretched
 from wsipipe.numerics.distances import euclidean_distance, geodesic_distance
 from wsipipe.numerics.solvers.differences import OFFSETS, Neighbourhood
 from wsipipe.numerics.solvers.problem import Status
@@ -241,7 +241,7 @@ def variational_segmentation(
     extra = selective_force(contrast, in_target, distance=distance, theta=theta, valid=valid)
     cvm = solve_cvm(contrast, lam=lam, extra=extra, valid=valid, init=init, **settings)
     u_mean = cvm.u.mean(axis=0)
-    return VariationalSegmentation(_stretched(u_mean, valid), u_mean, contrast, cvm)
+    return VariationalSegmentation(stretched(u_mean, valid), u_mean, contrast, cvm)
 
 
 def selective_force(
@@ -280,15 +280,6 @@ def selective_force(
     if distance == "euclidean":
         return np.float32(theta) * euclidean_distance(contrast.shape[1:], in_target, valid=valid)
     return np.float32(theta) * np.stack([geodesic_distance(z, in_target, valid=valid) for z in contrast])
-
-
-def _stretched(u: NDArray[np.float32], valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-    """N of eq. 7: min-max normalisation over the valid cells; a constant map stays as it is."""
-    where = True if valid is None else valid
-    low, high = u.min(where=where, initial=np.inf), u.max(where=where, initial=-np.inf)
-    if low == high:
-        return u.copy()
-    return only(((u - low) / (high - low)).astype(np.float32, copy=False), valid)
 
 
 def _prepared(name: str, values: NDArray[np.floating], valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET
+from wsipipe.models.methods.teacher import Teacher
 from wsipipe.models.methods.variational import FeatureTeacher, decoder_features, featureless_points_allowed
 from wsipipe.numerics.contrast import contrast_map
 from wsipipe.pipeline.curves import rendered
@@ -79,9 +80,11 @@ def _panels(trainer: Trainer, sample: Sample) -> list[Panel]:
     picture = sample.source.picture(sample.rows, sample.cols, long_side_px=_PICTURE_PX)
     panels = [Panel(sample.source.entry.key, picture, "picture")]
     if isinstance(trainer.method, FeatureTeacher):
+        panels.append(Panel("contrast map", _contrast(trainer, sample), "map"))
+    if isinstance(trainer.method, Teacher):
         u = trainer.method.target(sample.name)
         told = f"u after epoch {trainer.memory.teacher_epoch}" if trainer.memory.teacher_epoch else "u: not yet"
-        panels += [Panel("contrast map", _contrast(trainer, sample), "map"), Panel(told, _or_nan(u, sample), "map")]
+        panels.append(Panel(told, _or_nan(u, sample), "map"))
     probability = torch.sigmoid(trainer.logits(sample)).numpy()
     panels.append(Panel("prediction", np.where(data.valid, probability, np.nan), "map"))
     if data.truth is not None:

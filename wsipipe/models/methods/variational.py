@@ -16,7 +16,7 @@ from wsipipe.models.losses import partial_cross_entropy, soft_cross_entropy
 from wsipipe.models.methods.base import Batch, Losses, Scene
 from wsipipe.models.methods.teacher import Teacher
 from wsipipe.models.segmentation import SegmentationModel
-from wsipipe.numerics.contrast import contrast_map
+from wsipipe.numerics.contrast import contrast_map, stretched
 from wsipipe.numerics.variational import variational_segmentation
 
 
@@ -94,7 +94,7 @@ class ContrastMapTeacher(FeatureTeacher):
             prototype=settings.prototype,
             valid=scene.valid,
         )
-        return _stretched(contrast.mean(axis=0), scene.valid)
+        return stretched(contrast.mean(axis=0), scene.valid)
 
 
 @contextmanager
@@ -110,9 +110,3 @@ def decoder_features(model: SegmentationModel, inputs: Tensor) -> NDArray[np.flo
     """Last decoder feature map (h, w, width) of one window (1, c, h, w), the model in evaluation mode."""
     _, features = model(inputs)
     return np.ascontiguousarray(features[0].permute(1, 2, 0).float().cpu().numpy())
-
-
-def _stretched(u: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    low, high = u[valid].min(), u[valid].max()
-    scale = high - low if high > low else np.float32(1)
-    return np.where(valid, (u - low) / scale, np.float32(0))
