@@ -102,7 +102,7 @@ def test_no_more_memory_is_taken_than_is_given(tmp_path, threads, extra):
 def test_large_maps_move_their_means_less_often_in_bands_or_not(noisy, tmp_path, monkeypatch):
     monkeypatch.setattr(large_maps, "LARGE", 1000)
     z, valid = noisy
-    expected = solve_cvm(z[None], valid=valid, tol=TOL.tol, sweep=16)
+    expected = solve_cvm(z[None], valid=valid, tol=TOL.tol, sweep=8)
     for memory in (1 << 30, SMALL):
         room = Room(tmp_path, "s", memory=memory)
         assert_same(solve_map(z, valid=valid, room=room, settings=TOL), expected)
