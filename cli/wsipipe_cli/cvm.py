@@ -91,6 +91,9 @@ def command(
     options = CvmOptions.of(
         recipe_from(recipe, changes).cvm, distance=distance, theta=theta, scheme=scheme, neighbourhood=neighbourhood
     )
+    entries = list_maps(maps)
+    check_one_file_each(points, [entry.key for entry in entries])
+    alone = len(entries) == 1  # then the cluster shares one map, else each worker has its own
     task = functools.partial(
         segment_stored_map,
         points=points.absolute(),
@@ -102,9 +105,15 @@ def command(
         reader=reader,
         device=device,
         force=force,
+        scheduler=scheduler if alone else None,
     )
-    entries = list_maps(maps)
-    check_one_file_each(points, [entry.key for entry in entries])
     with progress_bars(len(entries)) as report:
-        outcomes = run_batch(task, entries, workers=workers, scheduler=scheduler, fail_fast=fail_fast, report=report)
+        outcomes = run_batch(
+            task,
+            entries,
+            workers=workers,
+            scheduler=None if alone else scheduler,
+            fail_fast=fail_fast,
+            report=report,
+        )
     summarise(outcomes, total=len(entries))

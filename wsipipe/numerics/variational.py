@@ -14,11 +14,9 @@ from wsipipe.numerics.contrast import check_valid, contrast_map, stretched
 from wsipipe.numerics.distances import euclidean_distance, geodesic_distance
 from wsipipe.numerics.solvers.differences import OFFSETS, Neighbourhood
 from wsipipe.numerics.solvers.problem import Status
-from wsipipe.numerics.solvers.tasks import Initial, Solved, SolverKeywords, SolverSettings, Task, only, solve_tasks
+from wsipipe.numerics.solvers.tasks import Initial, Solved, SolverKeywords, SolverSettings, Task, prepared, solve_tasks
 
 Distance = Literal["none", "euclidean", "geodesic"]
-
-LARGEST_VALUE = 1e12  # squares of z and of the extra force have to stay well inside the range of float32
 
 
 @dataclass(frozen=True)
@@ -181,9 +179,9 @@ def _tasks(case: CvmCase, neighbourhood: Neighbourhood) -> list[Task]:
     starts = _initial(case.init, z.shape, neighbourhood)
     return [
         Task(
-            z=_prepared("z", z[index], valid),
+            z=prepared("z", z[index], valid),
             valid=valid,
-            extra=None if extra is None else _prepared("extra", extra[index], valid),
+            extra=None if extra is None else prepared("extra", extra[index], valid),
             lam=None if lams is None else float(lams[index]),
             means=None if pairs is None else (float(pairs[0][index]), float(pairs[1][index])),
             init=starts[index],
@@ -280,17 +278,6 @@ def selective_force(
     if distance == "euclidean":
         return np.float32(theta) * euclidean_distance(contrast.shape[1:], in_target, valid=valid)
     return np.float32(theta) * np.stack([geodesic_distance(z, in_target, valid=valid) for z in contrast])
-
-
-def _prepared(name: str, values: NDArray[np.floating], valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-    """One map in float32, 0 where not valid; refuse values that are not finite elsewhere."""
-    single = only(np.ascontiguousarray(values, np.float32), valid)
-    largest = max(float(single.max()), -float(single.min()))  # not a number as soon as one value is none
-    if not np.isfinite(largest):
-        raise NumericsError(f"{name} holds values that are not finite (NaN or infinite)")
-    if largest > LARGEST_VALUE:
-        raise NumericsError(f"{name} holds values as large as {largest:g}", remedy="scale it to [0, 1]")
-    return single
 
 
 def _gathered(solved: Sequence[Solved], *, keep_dual: bool) -> CvmResult:

@@ -25,9 +25,9 @@ from wsipipe.progress import Progress, Report, silent
 from wsipipe.store.scratch import scratch_folder
 
 LARGE = 4_000_000
-"""Cells above which the means are updated every 8 iterations, in bands or not: reading and writing a band costs about as
-much as 16 iterations. With 8, most maps need two thirds of the visits that they need with 4, for half as many iterations
-again; with 16, as many visits as with 8, for twice the iterations."""
+"""Cells above which the means are updated every 8 iterations, in bands or not: reading and writing a band costs about
+as much as 16 iterations. With 8, most maps need two thirds of the visits that they need with 4, for half as many
+iterations again; with 16, as many visits as with 8, for twice the iterations."""
 
 LARGE_SWEEP = 8
 CELL_BYTES = 60  # of a map that is solved, or of a band, at most: planes of the iteration and what they are made from

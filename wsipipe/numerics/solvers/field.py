@@ -8,16 +8,13 @@ from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wsipipe.errors import NumericsError
 from wsipipe.numerics.solvers import compiled, kernels
 from wsipipe.numerics.solvers.band import Cut, Extent, Sums, added, cut_rows, fixed_scale
 from wsipipe.numerics.solvers.problem import Split
 from wsipipe.numerics.solvers.scratch import Plane, Scratch
-from wsipipe.numerics.solvers.tasks import only
-
-LARGEST_VALUE = 1e12  # squares of z and of the extra force have to stay well inside the range of float32
+from wsipipe.numerics.solvers.tasks import prepared
 
 Visit: TypeAlias = Callable[[int], Any]
 Run = Callable[[Visit, Sequence[int]], Iterable[Any]]  # calls a visit for every band; results in their order
@@ -164,24 +161,13 @@ def _planes(large: LargeMap, rows: slice, beta: float) -> list[Plane]:
     wide = slice(max(0, rows.start - 1), min(large.z.shape[0], rows.stop + 1))  # slopes need the next rows
     own = slice(rows.start - wide.start, rows.stop - wide.start)
     valid = None if large.valid is None else np.asarray(large.valid[wide], np.bool_)
-    z = _checked("z", large.z[wide], valid)
+    z = prepared("z", large.z[wide], valid)
     g = compiled.edge_weights(z, beta=beta, valid=valid)[own]
     if valid is None:
-        extra = [] if large.extra is None else [_checked("extra", large.extra[rows], None)]
+        extra = [] if large.extra is None else [prepared("extra", large.extra[rows], None)]
         return [z[own], g, *extra]
-    extra = [] if large.extra is None else [_checked("extra", large.extra[rows], valid[own])]
+    extra = [] if large.extra is None else [prepared("extra", large.extra[rows], valid[own])]
     return [z[own], np.where(valid[own], g, kernels.OUTSIDE), *extra]
-
-
-def _checked(name: str, values: Any, valid: NDArray[np.bool_] | None) -> Plane:  # noqa: ANN401 - see `Rows`
-    """Rows in float32, 0 where not valid; refuse values that are not finite, or too large, elsewhere."""
-    single = only(np.asarray(values, np.float32), valid)
-    largest = float(np.abs(single).max())
-    if not np.isfinite(largest):
-        raise NumericsError(f"{name} holds values that are not finite (NaN or infinite)")
-    if largest > LARGEST_VALUE:
-        raise NumericsError(f"{name} holds values as large as {largest:g}", remedy="scale it to [0, 1]")
-    return single
 
 
 def split(field: Field, run: Run, threshold: float) -> Split:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Literal, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from wsipipe.errors import NumericsError
 from wsipipe.numerics.energy import region_means
@@ -25,7 +25,7 @@ Solved = tuple[Solution, float]  # with its lambda
 Initial = tuple[NDArray[np.float32], NDArray[np.float32] | None]  # u and dual variable to start from
 
 # Squares of z and 1 / (c1 - c2)^2 have to stay well inside the range of float32.
-SMALLEST_RANGE = 1e-12
+SMALLEST_RANGE, LARGEST_VALUE = 1e-12, 1e12
 
 
 class SolverKeywords(TypedDict, total=False):
@@ -240,3 +240,20 @@ def constant(task: Task, value: float, settings: SolverSettings) -> Solved:
 def only(u: NDArray[np.float32], valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
     """Set cells that do not count to 0."""
     return u if valid is None else np.where(valid, u, np.float32(0))
+
+
+def prepared(name: str, values: ArrayLike, valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """Take a map, or rows of one, in float32, 0 where not valid.
+
+    Raises
+    ------
+    NumericsError
+        Values that are not finite, or too large, on valid cells.
+    """
+    single = only(np.ascontiguousarray(values, np.float32), valid)
+    largest = max(float(single.max()), -float(single.min()))  # not a number as soon as one value is none
+    if not np.isfinite(largest):
+        raise NumericsError(f"{name} holds values that are not finite (NaN or infinite)")
+    if largest > LARGEST_VALUE:
+        raise NumericsError(f"{name} holds values as large as {largest:g}", remedy="scale it to [0, 1]")
+    return single
