@@ -63,7 +63,7 @@ class Room:
 
     folder: Path
     key: str
-    memory: int = 240 << 20
+    memory: int = 96 << 20
     threads: int | None = None
     workers: int = 1
     scheduler: str | None = None

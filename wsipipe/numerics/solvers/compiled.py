@@ -22,7 +22,6 @@ from wsipipe.numerics.solvers.band import (
     energy_of,
     fixed_scale,
     measures_of,
-    padded,
     region_of,
     views,
     whole_numbers,
@@ -37,17 +36,15 @@ Run = Callable[..., Iterable[Any]]  # `map`, or that of a pool
 
 def edge_weights(z: NDArray[np.float32], *, beta: float, valid: Valid, threads: int = 1) -> NDArray[np.float32]:
     """Edge detector; see `wsipipe.numerics.edges.edge_weights`."""
-    out = np.empty_like(z)
+    out = np.empty(z.shape, np.float32)
+    z = np.ascontiguousarray(z)
 
     def fill(cut: Cut) -> None:
-        part, counts = z[cut.held], None if valid is None else valid[cut.held]
-        g = padded(np.ones_like(part), counts, outside=kernels.OUTSIDE)
-        kernels.fill_edges(padded(part), g, np.float32(beta))
-        own = g[slice(*cut.rows), 1:-1]
-        out[cut.core] = own if valid is None else np.where(valid[cut.core], own, np.float32(1))
+        kernels.fill_edges(z, valid, out, np.float32(beta), cut.core.start, cut.core.stop)
 
-    with in_threads(_bands(z.size, threads)) as run:
-        list(run(fill, cut_rows(len(z), bands=_bands(z.size, threads), halo=1)))
+    bands = _bands(z.size, threads)
+    with in_threads(bands) as run:
+        list(run(fill, cut_rows(len(z), bands=bands, halo=0)))
     return out
 
 

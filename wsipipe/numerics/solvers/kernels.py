@@ -35,6 +35,7 @@ Plane = NDArray[np.float32]
 Row = NDArray[np.float32]
 F32 = np.float32
 Sum = np.int64  # in fixed point
+Valid = NDArray[np.bool_] | None
 Extra = NDArray[np.float32] | None  # a further force per cell; numba compiles the loops without it separately
 
 OUTSIDE = np.float32(-8.0)  # well below minus any weight: a pair with it sums to less than 0
@@ -395,22 +396,37 @@ def certificate(
 
 
 @compiled
-def _beside(z: Plane, g: Plane, i: int, j: int, here: F32) -> F32:
+def _beside(z: Plane, valid: Valid, i: int, j: int, here: F32) -> F32:
+    """Value of a neighbour; the cell's own where that does not count."""
     value = z[i, j]
-    return value if g[i, j] > ZERO else here
+    if valid is None:
+        return value
+    return value if valid[i, j] else here
 
 
 @compiled
-def fill_edges(z: Plane, g: Plane, beta: F32) -> None:
-    """Put 1 / (1 + beta |grad z|^2) in place of the 1 that marks valid cells of g; `edges.edge_weights` explains."""
-    for i in range(1, z.shape[0] - 1):
-        for j in range(1, z.shape[1] - 1):
-            here = z[i, j]
-            down = HALF * (_beside(z, g, i + 1, j, here) - _beside(z, g, i - 1, j, here))
-            right = HALF * (_beside(z, g, i, j + 1, here) - _beside(z, g, i, j - 1, here))
-            weight = ONE / (ONE + beta * (down * down + right * right))
-            weight = weight if weight > FAINT else FAINT
-            g[i, j] = weight if g[i, j] > ZERO else OUTSIDE
+def _edge(z: Plane, valid: Valid, i: int, j: int, rows: tuple[int, int], columns: tuple[int, int], beta: F32) -> F32:
+    """1 / (1 + beta |grad z|^2) from the rows above and below and the columns to the left and right."""
+    here = z[i, j]
+    down = HALF * (_beside(z, valid, rows[1], j, here) - _beside(z, valid, rows[0], j, here))
+    right = HALF * (_beside(z, valid, i, columns[1], here) - _beside(z, valid, i, columns[0], here))
+    weight = ONE / (ONE + beta * (down * down + right * right))
+    weight = weight if weight > FAINT else FAINT
+    if valid is None:
+        return weight
+    return weight if valid[i, j] else ONE
+
+
+@compiled
+def fill_edges(z: Plane, valid: Valid, g: Plane, beta: F32, first: int, last: int) -> None:
+    """Rows `first` to `last - 1` of the edge detector of a map without a border; see `edges.edge_weights`."""
+    bottom, end = z.shape[0] - 1, z.shape[1] - 1
+    for i in range(first, last):
+        rows = max(i - 1, 0), min(i + 1, bottom)
+        g[i, 0] = _edge(z, valid, i, 0, rows, (0, min(1, end)), beta)
+        for j in range(1, end):
+            g[i, j] = _edge(z, valid, i, j, rows, (j - 1, j + 1), beta)
+        g[i, end] = _edge(z, valid, i, end, rows, (max(end - 1, 0), end), beta)
 
 
 @compiled
