@@ -88,6 +88,9 @@ def test_no_more_memory_is_taken_than_is_given(tmp_path, threads, extra):
     z = rng.random((1600, 500)).astype(np.float32)
     valid = rng.random(z.shape) > 0.1
     room = Room(tmp_path, "s", memory=400 * z.shape[1] * CELL_BYTES, threads=threads)
+    small, rows = Room(tmp_path, "small", memory=60 * z.shape[1] * CELL_BYTES), slice(0, 200)
+    # Compiling takes memory of its own.
+    solve_map(z[rows], valid=valid[rows], room=small, settings=TOL, extra=0.2 * z[rows] if extra else None)
     tracemalloc.start()
     try:
         solution, _ = solve_map(z, valid=valid, room=room, settings=TOL, extra=0.2 * z if extra else None)

@@ -14,7 +14,17 @@ from wsipipe.numerics.contrast import check_valid, contrast_map, stretched
 from wsipipe.numerics.distances import euclidean_distance, geodesic_distance
 from wsipipe.numerics.solvers.differences import OFFSETS, Neighbourhood
 from wsipipe.numerics.solvers.problem import Status
-from wsipipe.numerics.solvers.tasks import Initial, Solved, SolverKeywords, SolverSettings, Task, prepared, solve_tasks
+from wsipipe.numerics.solvers.tasks import (
+    LARGEST_VALUE,
+    Initial,
+    Solved,
+    SolverKeywords,
+    SolverSettings,
+    Task,
+    only,
+    prepared,
+    solve_tasks,
+)
 
 Distance = Literal["none", "euclidean", "geodesic"]
 
@@ -176,7 +186,7 @@ def _tasks(case: CvmCase, neighbourhood: Neighbourhood) -> list[Task]:
     lams = None if case.lam is None else _per_map("lam", case.lam, count)
     pairs = None if case.means is None else _means(case.means, count)
     extra = None if case.extra is None else _extra(case.extra, z.shape)
-    starts = _initial(case.init, z.shape, neighbourhood)
+    starts = _initial(case.init, z.shape, neighbourhood, valid)
     return [
         Task(
             z=prepared("z", z[index], valid),
@@ -317,6 +327,8 @@ def _per_map(name: str, value: ArrayLike, count: int) -> NDArray[np.float64]:
         raise NumericsError(f"{name} is a number or one for each of {count} maps, got an array of {values.shape}")
     if not np.isfinite(values).all():
         raise NumericsError(f"{name} is finite, got {values}")
+    if (np.abs(values) > LARGEST_VALUE).any():
+        raise NumericsError(f"{name} is at most {LARGEST_VALUE:g}, got {values}")
     if name == "lam" and (values <= 0).any():
         raise NumericsError(f"lam is positive, got {values}")
     return np.broadcast_to(values, (count,))
@@ -332,7 +344,10 @@ def _means(means: tuple[ArrayLike, ArrayLike], count: int) -> tuple[NDArray[np.f
 
 
 def _initial(
-    init: CvmResult | NDArray[np.floating] | None, shape: tuple[int, ...], neighbourhood: Neighbourhood
+    init: CvmResult | NDArray[np.floating] | None,
+    shape: tuple[int, ...],
+    neighbourhood: Neighbourhood,
+    valid: NDArray[np.bool_] | None,
 ) -> Sequence[Initial | None]:
     """U and dual variable to start from, one for each map."""
     if init is None:
@@ -340,9 +355,10 @@ def _initial(
     u = init.u if isinstance(init, CvmResult) else np.asarray(init)
     if u.shape != shape:
         raise NumericsError(f"init has the shape of z, {shape}, got {u.shape}")
+    u = only(u.astype(np.float32, copy=False), valid)
     if not np.isfinite(u).all():
         raise NumericsError("init holds values that are not finite (NaN or infinite)")
-    clipped = np.clip(u, 0, 1).astype(np.float32)
+    clipped = np.clip(u, 0, 1)
     duals = init.dual if isinstance(init, CvmResult) else None
     fits = duals is not None and duals[0].shape[0] == len(OFFSETS[neighbourhood])
     return [(clipped[i], duals[i] if duals is not None and fits else None) for i in range(shape[0])]

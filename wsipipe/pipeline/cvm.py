@@ -10,9 +10,10 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -29,6 +30,7 @@ from wsipipe.numerics.solvers.problem import Solution
 from wsipipe.numerics.solvers.tasks import SolverSettings
 from wsipipe.numerics.streamed_contrast import read_prototypes, stream_contrast
 from wsipipe.numerics.tissue import Tissue
+from wsipipe.numerics.variational import selective_force
 from wsipipe.pipeline.large_maps import Room, solve_map
 from wsipipe.pipeline.marked_points import points_file, points_told, usable_points
 from wsipipe.pipeline.outcome import SlideOutcome
@@ -42,6 +44,7 @@ Scheme = Literal["primal_dual", "aos"]
 DISTANCES: tuple[Distance, ...] = ("none", "euclidean", "geodesic")
 SCHEMES: tuple[Scheme, ...] = ("primal_dual", "aos")
 NEIGHBOURHOODS: tuple[Neighbourhood, ...] = ("crofton", "isotropic")
+FAR = 0.01  # a duality gap that is worth a word
 WORTH_A_GPU = 16_000_000  # cells to solve, over all points: a CPU takes a few seconds for them, as loading torch does
 
 Floats = NDArray[np.float32]
@@ -279,9 +282,10 @@ def _segment(
     maps = stream_contrast(features.read, valid, vectors[inside], vectors[~inside], eta=options.model.eta)
     mean, found, total = np.zeros(valid.shape, np.float32), [], len(cells)
     how = _settings(options, _torch_device(device, valid.size * total, options.scheme))
+    force = _force_of(cells, valid, options)
     report(Progress(item, "cvm", 0, total))
     for number, (z, xy) in enumerate(zip(maps, marked.in_target.tolist(), strict=True), start=1):
-        extra = _selective(z, cells, valid, options)
+        extra = force(z)
         solution, lam = solve_map(z, valid=valid, room=room, settings=how, lam=options.model.lam, extra=extra)
         mean += solution.u / np.float32(total)
         found.append({"xy": xy} | _told(solution, lam))
@@ -302,6 +306,8 @@ def _torch_device(device: str, cells: int, scheme: Scheme) -> str | None:
     ConfigError
         There is no such device, or this machine has none.
     """
+    if scheme == "aos" and device not in ("auto", "cpu"):
+        raise ConfigError(f"scheme aos runs on the CPU, got device {device}", remedy="--device cpu")
     if device == "cpu" or scheme == "aos" or (device == "auto" and cells < WORTH_A_GPU):
         return None
     from wsipipe.models.devices import pick_device
@@ -330,17 +336,18 @@ def _with_features(features: FeatureMap, marked: PointSet, side: int, item: str)
     return kept, vectors[on]
 
 
-def _selective(z: Floats, cells: NDArray[np.int64], valid: Bools, options: CvmOptions) -> Floats | None:
-    """Weigh the distance to the in-target points by theta; None where there is no such term."""
-    from wsipipe.numerics import distances  # scikit-image is not needed without
+def _force_of(cells: NDArray[np.int64], valid: Bools, options: CvmOptions) -> Callable[[Floats], Floats | None]:
+    """Give the selective force on each contrast map; straight distances are the same for all."""
+    force = partial(selective_force, in_target=cells, distance=options.distance, theta=options.theta, valid=valid)
+    if options.distance != "geodesic":
+        one = force(np.broadcast_to(np.float32(0), (1, *valid.shape)))
+        return lambda z: one
 
-    if options.distance == "none" or options.theta == 0:
-        return None
-    if options.distance == "euclidean":
-        far = distances.euclidean_distance(z.shape, cells, valid=valid)
-    else:
-        far = distances.geodesic_distance(z, cells, valid=valid)
-    return np.float32(options.theta) * far
+    def along(z: Floats) -> Floats | None:
+        each = force(z[None])
+        return None if each is None else each[0]
+
+    return along
 
 
 def _told(solution: Solution, lam: float) -> dict[str, Any]:
@@ -355,11 +362,13 @@ def _tell_unsettled(item: str, found: Sequence[dict[str, Any]]) -> None:
         "full": "everything is segmented",
         "constant": "the contrast map is constant: nothing is segmented",
         "capped": "the solver was stopped before it had converged",
+        "converged": "far from the optimum, look at the gap in the report",
     }
     for status, told in meaning.items():
-        places = ["({:g}, {:g})".format(*each["xy"]) for each in found if each["status"] == status]
-        if places:
-            text = f"{item}: in-target point{'s' * (len(places) > 1)} at {', '.join(places)}: {told}"
+        some = [each for each in found if each["status"] == status and (status != "converged" or each["gap"] > FAR)]
+        if some:
+            places = ", ".join("({:g}, {:g})".format(*each["xy"]) for each in some)
+            text = f"{item}: in-target point{'s' * (len(some) > 1)} at {places}: {told}"
             warnings.warn(text, UserWarning, stacklevel=2)
 
 

@@ -2,13 +2,13 @@
 
 A map that fits is solved in one piece. A larger one is cut into bands of rows that lie in files beside the results, and
 are visited by threads, local processes or the workers of a cluster (`wsipipe.numerics.solvers.blocks`). Both give the
-same result bit for bit: memory, number of workers and machine have no part in it.
+same result bit for bit: memory and the number of workers have no part in it, nor has the machine where CPUs are of one
+kind.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsipipe.numerics.solvers.problem import Solution
-from wsipipe.numerics.solvers.tasks import Solved, SolverSettings
+from wsipipe.numerics.solvers.tasks import Solved, SolverSettings, available_threads
 from wsipipe.numerics.variational import solve_cvm
 from wsipipe.parallel import spread
 from wsipipe.progress import Progress, Report, silent
@@ -79,7 +79,7 @@ class Room:
         if rows <= held:
             return 1, 1
         elsewhere = self.scheduler is not None or self.workers > 1
-        at_once = 1 if elsewhere else max(1, min(self.threads or os.cpu_count() or 1, held // ((THICK + 2) * sweep)))
+        at_once = 1 if elsewhere else max(1, min(self.threads or available_threads(), held // ((THICK + 2) * sweep)))
         return math.ceil(rows / max(held // at_once - 2 * sweep, sweep)), at_once
 
 
@@ -155,8 +155,8 @@ def _in_bands(z: Floats, settings: SolverSettings, known: dict[str, Any], bands:
     large = LargeMap(z, **known)
     tell = partial(_tell, room, settings.max_iter)
     with (
+        scratch_folder(room.folder, key=room.key) as scratch,  # goes after the last visit has ended
         spread(threads=room.threads or 1, workers=room.workers, scheduler=room.scheduler) as run,
-        scratch_folder(room.folder, key=room.key) as scratch,
     ):
         return solve_blocks(large, scratch, settings, bands=bands, run=run, tell=tell)
 

@@ -173,11 +173,14 @@ def test_cells_that_do_not_count_may_hold_anything():
     assert_equal_bit_for_bit(found, lam, whole(LargeMap(z, valid=valid), chosen))
 
 
-@pytest.mark.parametrize("means", [None, (0.5, 0.2)])
-def test_a_constant_map_is_told(means):
-    large, chosen = LargeMap(np.full((30, 20), 0.5, np.float32), means=means), SolverSettings(keep_dual=True)
+@pytest.mark.parametrize(
+    ("known", "status"),
+    [({}, "constant"), ({"means": (0.5, 0.2)}, "full"), ({"extra": np.full((30, 20), 0.1, np.float32)}, "empty")],
+)
+def test_a_constant_map_is_told(known, status):
+    large, chosen = LargeMap(np.full((30, 20), 0.5, np.float32), **known), SolverSettings(keep_dual=True)
     found, lam = solve_blocks(large, MemoryScratch(), chosen, bands=3)
-    assert found.status == "constant"
+    assert found.status == status
     assert_equal_bit_for_bit(found, lam, whole(large, chosen))
 
 

@@ -15,6 +15,7 @@ from wsipipe.numerics.solvers.problem import Limits, Measures, Region, Solution,
 
 SWEEP = Limits.sweep  # primal-dual iterations between two updates of the means, unless told otherwise
 PATIENCE = 4  # a certificate that was not enough is asked for again after 1/4 more iterations: it costs about one
+SLOW = 12  # times as many iterations between two updates, where the means have met
 FURTHEST = 0.75  # largest ratio of two drifts that is believed: the end is at most 4 drifts away
 HALF_A_CELL = 0.5  # less mass than this is nothing
 
@@ -40,41 +41,42 @@ def alternate(stepper: Stepper, totals: Totals, start: Start, limits: Limits) ->
     Notes
     -----
     A phase that has vanished keeps its last mean: without weight it has none, and the other phase can still converge.
-    Where the means meet (small lambda, much noise), the two phases are one: nothing stands out. The solve then ends as
-    "empty", u = 0 with both means that of the map, rather than go on with phases that change places.
+    Where the means meet, u has not followed them, or they went too far: the solve starts once more, with `SLOW` times
+    as many iterations between two updates and nothing foreseen. Where they meet again (small lambda, much noise),
+    nothing stands out: both means are then that of the map, for good, and u is what an extra force makes of it, 0
+    without one.
     Means are rounded to float32, in which the iterations run, so that the certificate holds for the means reported.
     """
-    means = _single(start.c1), _single(start.c2)
-    drift = Drift(totals)
+    first = means = _single(start.c1), _single(start.c2)
+    drift: Drift | None = Drift(totals)
+    fixed, sweep = limits.fixed_means, limits.sweep
     done = ask = 0
     while True:
-        iterations = min(limits.sweep, limits.max_iter - done)
+        iterations = min(sweep, limits.max_iter - done)
         region = stepper.advance(*means, iterations)
         done += iterations
-        fitted = means if limits.fixed_means else _means(region, totals, means)
-        if not (limits.fixed_means or fitted[0] > fitted[1]):
-            return _nothing(stepper, totals, limits, done)
+        last = done >= limits.max_iter
+        fitted = means if fixed else _means(region, totals, means)
+        if not (fixed or last or fitted[0] > fitted[1]):
+            stepper.clear()
+            if drift is not None:
+                means, drift, sweep = first, None, SLOW * limits.sweep
+            else:
+                mean = _single(totals.total / totals.count)
+                means, fixed, sweep = (mean, mean), True, limits.sweep
+            ask = done
+            continue
         moved = max(abs(new - old) for new, old in zip(fitted, means, strict=True))
-        still, last = moved <= limits.tol * (totals.high - totals.low), done >= limits.max_iter
+        still = moved <= limits.tol * (totals.high - totals.low)
         if last or (still and done >= ask):
             gap = _gap(stepper.measure(*means))
             if last or gap <= limits.tol:
                 break
             ask = done + done // PATIENCE
-        means = means if limits.fixed_means else drift.end(means, fitted)
+        means = fitted if fixed or drift is None else drift.end(means, fitted)
     dual = stepper.dual() if limits.keep_dual else None
     status = _status(region, totals, settled=still and gap <= limits.tol)
     return Solution(stepper.segmentation(), dual, *means, stepper.energy(*means), gap, done, status)
-
-
-def _nothing(stepper: Stepper, totals: Totals, limits: Limits, done: int) -> Solution:
-    """Nothing inside, and one mean for all; a force other than that of the fitting term may speak against it."""
-    stepper.clear()
-    mean = _single(totals.total / totals.count)
-    gap = _gap(stepper.measure(mean, mean))
-    dual = stepper.dual() if limits.keep_dual else None
-    status: Status = "empty" if gap <= limits.tol else "capped"
-    return Solution(stepper.segmentation(), dual, mean, mean, stepper.energy(mean, mean), gap, done, status)
 
 
 class Drift:

@@ -27,7 +27,7 @@ from wsipipe.numerics.solvers.field import Field, LargeMap, Run, Visit, split, s
 from wsipipe.numerics.solvers.problem import Measures, Problem, Region, Solution, Start
 from wsipipe.numerics.solvers.reference import STEPS
 from wsipipe.numerics.solvers.scratch import Plane, Scratch
-from wsipipe.numerics.solvers.tasks import SMALLEST_RANGE, Solved, SolverSettings
+from wsipipe.numerics.solvers.tasks import SMALLEST_RANGE, Solved, SolverSettings, first_lambda
 from wsipipe.numerics.solvers.two_means import two_means
 
 NEAREST = 1  # rows of its neighbours that a band needs for the certificate and for the energy
@@ -80,19 +80,21 @@ def solve_blocks(
     _refuse_others(settings)
     field = store_map(large, scratch, beta=settings.beta, bands=bands, least=settings.sweep)
     out = np.empty(large.z.shape, np.float32) if out is None else out
-    if field.extent.high - field.extent.low < SMALLEST_RANGE:
+    low, high = field.extent.low, field.extent.high
+    flat = high - low < SMALLEST_RANGE
+    if flat and large.means is None and large.extra is None:
         return _constant(large, field, settings, out)
     whole = split(field, run, 0.0)
-    parts = large.means or two_means(partial(split, field, run), low=field.extent.low, high=field.extent.high)
+    parts = large.means or ((low, low) if flat else two_means(partial(split, field, run), low=low, high=high))
     for band in field.bands:
         scratch.drop(f"values-{band}")
-    lam = settings.lam_rel / (parts[0] - parts[1]) ** 2 if large.lam is None else large.lam
-    totals = Totals(whole.count, whole.total, field.extent.low, field.extent.high)
+    lam = first_lambda(parts, large.lam, settings)
+    totals = Totals(whole.count, whole.total, low, high)
     model = Model(settings.neighbourhood, lam, threshold=(parts[0] + parts[1]) / 2)
     stepper = BlockedStepper(field, model, halo=settings.sweep, run=run, out=out, tell=tell)
     # The start's u is made anew by the first visits: here it would need the whole map.
     start = Start(np.empty((0, 0), np.float32), *parts)
-    return alternate(stepper, totals, start, settings.limits(fixed_means=large.means is not None)), lam
+    return alternate(stepper, totals, start, settings.limits(fixed_means=flat or large.means is not None)), lam
 
 
 @dataclass(frozen=True)
@@ -265,5 +267,5 @@ def _constant(large: LargeMap, field: Field, settings: SolverSettings, out: NDAr
     """Nothing stands out; see `tasks.constant`."""
     out[...] = 0
     dual = np.zeros((len(OFFSETS[settings.neighbourhood]), *out.shape), np.float32) if settings.keep_dual else None
-    c1, c2 = large.means or (field.extent.low, field.extent.low)
-    return Solution(out, dual, c1, c2, 0.0, 0.0, 0, "constant"), large.lam or float("nan")
+    value = field.extent.low
+    return Solution(out, dual, value, value, 0.0, 0.0, 0, "constant"), large.lam or float("nan")

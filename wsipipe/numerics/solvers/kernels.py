@@ -398,7 +398,7 @@ def certificate(
 @compiled
 def _beside(z: Plane, valid: Valid, i: int, j: int, here: F32) -> F32:
     """Value of a neighbour; the cell's own where that does not count."""
-    value = z[i, j]
+    value: F32 = z[i, j]
     if valid is None:
         return value
     return value if valid[i, j] else here

@@ -50,7 +50,8 @@ def solve_coarse_to_fine(
         coarse = solve_coarse_to_fine(
             engine, halved(problem), _halved_start(start), coarse_limits, levels=levels - 1, threads=threads
         )
-        start = doubled(coarse, problem, fixed=start if limits.fixed_means else None)
+        if limits.fixed_means or coarse.c1 > coarse.c2:  # else the coarse map lost what stands out
+            start = doubled(coarse, problem, fixed=start if limits.fixed_means else None)
     return engine.solve(problem, start, limits, threads=threads)
 
 

@@ -103,8 +103,8 @@ class SolverSettings:
     keep_dual: bool = False
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.lam_rel) and self.lam_rel > 0):
-            raise NumericsError(f"lam_rel is positive, got {self.lam_rel}")
+        if not 0 < self.lam_rel <= LARGEST_VALUE:
+            raise NumericsError(f"lam_rel is positive and at most {LARGEST_VALUE:g}, got {self.lam_rel}")
         if not (np.isfinite(self.beta) and self.beta >= 0):
             raise NumericsError(f"beta is 0 or more, got {self.beta}")
         if self.levels < 0:
@@ -118,6 +118,12 @@ class SolverSettings:
             raise NumericsError(
                 f"scheme aos works on rows and columns, not on the neighbourhood {self.neighbourhood}",
                 remedy="neighbourhood isotropic, or scheme primal_dual",
+            )
+        elsewhere = self.device not in (None, "cpu")
+        if (elsewhere and not self.uses_torch) or (self.scheme == "aos" and self.backend not in ("auto", "compiled")):
+            raise NumericsError(
+                f"scheme {self.scheme} with backend {self.backend} does not run on device {self.device or 'cpu'}",
+                remedy="scheme primal_dual, with backend torch for devices",
             )
         if self.uses_torch and self.levels:
             raise NumericsError(f"torch solves maps at once, got levels {self.levels}", remedy="levels 0")
@@ -174,7 +180,7 @@ def solve_tasks(tasks: Sequence[Task], settings: SolverSettings) -> list[Solved]
 
         return solve_on_device(tasks, settings)
     engine = _engine(settings)
-    threads = settings.threads or os.cpu_count() or 1
+    threads = settings.threads or available_threads()
     workers = min(len(tasks), threads)
     if workers <= 1:
         return [_solved(task, engine, settings, threads) for task in tasks]
@@ -183,6 +189,14 @@ def solve_tasks(tasks: Sequence[Task], settings: SolverSettings) -> list[Solved]
     with ThreadPoolExecutor(workers) as pool:
         running = {index: pool.submit(_solved, tasks[index], engine, settings, threads // workers) for index in order}
         return [running[index].result() for index in range(len(tasks))]
+
+
+def available_threads() -> int:
+    """Count the cores that this process may use: its share, where workers share a machine."""
+    share = os.environ.get("NUMBA_NUM_THREADS", "")
+    if share.isdigit():
+        return max(1, int(share))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _engine(settings: SolverSettings) -> Backend:
@@ -204,16 +218,24 @@ def _solved(task: Task, engine: Backend, settings: SolverSettings, threads: int)
     """Solution and the lambda used."""
     cells = task.z.ravel() if task.valid is None else task.z[task.valid]
     low, high = float(cells.min()), float(cells.max())
-    if high - low < SMALLEST_RANGE:
+    flat = high - low < SMALLEST_RANGE
+    if flat and task.means is None and task.extra is None:
         return constant(task, low, settings)
     part = partial(engine.split, cells, largest=max(high, -low), threads=threads)
-    parts = task.means or two_means(part, low=low, high=high)
-    lam = settings.lam_rel / (parts[0] - parts[1]) ** 2 if task.lam is None else task.lam
+    parts = task.means or ((low, low) if flat else two_means(part, low=low, high=high))
+    lam = first_lambda(parts, task.lam, settings)
     g = engine.edge_weights(task.z, beta=settings.beta, valid=task.valid, threads=threads)
     problem = Problem(task.z, g, lam, settings.neighbourhood, task.valid, task.extra)
-    limits = settings.limits(fixed_means=task.means is not None)
+    limits = settings.limits(fixed_means=flat or task.means is not None)
     start = _start(task, parts)
     return solve_coarse_to_fine(engine, problem, start, limits, levels=settings.levels, threads=threads), lam
+
+
+def first_lambda(parts: tuple[float, float], given: float | None, settings: SolverSettings) -> float:
+    """Lambda as given, or scale-free; without any contrast, nothing hangs on it."""
+    if given is not None:
+        return given
+    return settings.lam_rel / ((parts[0] - parts[1]) ** 2 or 1.0)
 
 
 def _start(task: Task, parts: tuple[float, float]) -> Start:
@@ -233,8 +255,8 @@ def constant(task: Task, value: float, settings: SolverSettings) -> Solved:
     """Nothing stands out: u = 0 with both means at the only value there is, and no energy."""
     shape = task.z.shape
     dual = np.zeros((len(OFFSETS[settings.neighbourhood]), *shape), np.float32) if settings.keep_dual else None
-    c1, c2 = task.means or (value, value)
-    return Solution(np.zeros(shape, np.float32), dual, c1, c2, 0.0, 0.0, 0, "constant"), task.lam or float("nan")
+    nothing = np.zeros(shape, np.float32)
+    return Solution(nothing, dual, value, value, 0.0, 0.0, 0, "constant"), task.lam or float("nan")
 
 
 def only(u: NDArray[np.float32], valid: NDArray[np.bool_] | None) -> NDArray[np.float32]:

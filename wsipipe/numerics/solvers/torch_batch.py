@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from wsipipe.errors import NumericsError
-from wsipipe.numerics.solvers.alternation import FURTHEST, HALF_A_CELL, PATIENCE
+from wsipipe.numerics.solvers.alternation import FURTHEST, HALF_A_CELL, PATIENCE, SLOW
 from wsipipe.numerics.solvers.differences import Neighbourhood
 from wsipipe.numerics.solvers.problem import Limits, Problem, Solution, Start, Status
 from wsipipe.numerics.solvers.torch_planes import (
@@ -311,9 +311,10 @@ def solve_maps(
         solver = BatchSolver(Layout.of(z, neighbourhood, masked=valid is not None, forced=extra is not None), limits)
     wide = solver.layout.wide
     low, high = (values.to(wide) for values in _range(z, valid))
-    constant = high - low < SMALLEST_RANGE
+    flat = high - low < SMALLEST_RANGE
+    constant = flat if means is None and extra is None else torch.zeros_like(flat)
     parts = two_means(z, valid, low=low, high=high) if means is None else (means[0].to(wide), means[1].to(wide))
-    weight = lam_rel / (parts[0] - parts[1]) ** 2 if lam is None else lam.to(wide)
+    weight = lam_rel / _or_one((parts[0] - parts[1]) ** 2) if lam is None else lam.to(wide)
     u, dual, parts = _start(z, valid, parts, init, fixed=means is not None)
     found = solver.solve(
         z,
@@ -325,8 +326,14 @@ def solve_maps(
         dual=dual,
         means=parts,
         skip=constant,
+        stay=flat,
     )
     return _with_constant(found, constant, weight if lam is not None else torch.where(constant, torch.nan, weight))
+
+
+def _or_one(squares: Tensor) -> Tensor:
+    """Replace 0: without any contrast, nothing hangs on lambda."""
+    return torch.where(squares > 0, squares, 1.0)
 
 
 def _with_constant(found: BatchSolution, constant: Tensor, lam: Tensor) -> BatchSolution:
@@ -412,7 +419,10 @@ class BatchSolver:
         self.means, self.drift = (torch.stack([one(), one()]) for _ in range(2))
         self.count, self.total = one(0, torch.int64), one(0, torch.int64)
         self.done, self.ask, self.mass = (one(0, torch.int64) for _ in range(3))
-        self.active, self.settled, self.met = (one(0, torch.bool) for _ in range(3))
+        self.active, self.settled = one(0, torch.bool), one(0, torch.bool)
+        # Maps whose means met once: they wait longer; and those whose means stay.
+        self.patient, self.fixed = one(0, torch.bool), one(0, torch.bool)
+        self.first, self.due = torch.zeros_like(self.means), one(0, torch.int64)
         self.replay: Callable[[], None] | None = None
 
     def solve(
@@ -427,10 +437,11 @@ class BatchSolver:
         dual: Tensor | None,
         means: tuple[Tensor, Tensor],
         skip: Tensor | None = None,
+        stay: Tensor | None = None,
     ) -> BatchSolution:
         """Minimise the energy; parameters as the fields of `Problem` and `Start`, stacked, on the device.
 
-        Maps in `skip`, (count,) bool, are not touched.
+        Maps in `skip`, (count,) bool, are not touched; those in `stay` keep their means.
         """
         on_cuda = self.layout.device.type == "cuda"
         with torch.cuda.device(self.layout.device) if on_cuda else contextlib.nullcontext():
@@ -439,6 +450,8 @@ class BatchSolver:
             if on_cuda and self.replay is None:
                 self.replay = self._captured()
             self.active.copy_(torch.ones_like(self.active) if skip is None else ~skip)
+            if stay is not None:
+                self.fixed.logical_or_(stay)
             self._run()
             return self._solution(valid)
 
@@ -466,6 +479,8 @@ class BatchSolver:
         for mine, value in zip((self.low, self.high), _range(z, valid), strict=True):
             mine.copy_(value)
         self.means.copy_(torch.stack(means).to(torch.float32))
+        self.first.copy_(self.means)
+        self.fixed.fill_(self.limits.fixed_means)
         self.lam.copy_(lam)
         furthest = torch.maximum(self.high, torch.maximum(*means)) - torch.minimum(self.low, torch.minimum(*means))
         scales = self.maps.scales
@@ -475,7 +490,8 @@ class BatchSolver:
         counts = torch.full_like(self.count, cells) if valid is None else valid.sum(dim=(1, 2))
         self.count.copy_(counts * scales.mass.to(torch.int64))
         self.total.copy_(fixed_sum(z * scales.weighted[:, None, None]))
-        for tensor in (self.drift, self.gap, self.done, self.ask, self.mass, self.settled, self.met, self.active):
+        counters = self.done, self.ask, self.due, self.mass
+        for tensor in (self.drift, self.gap, *counters, self.settled, self.patient, self.active):
             tensor.zero_()
 
     def _run(self) -> None:
@@ -504,33 +520,40 @@ class BatchSolver:
         self.planes.advance(force[0], force[1], self.active, iterations)
         self.done.add_(self.active, alpha=iterations)
         fitted = self._fitted()
-        if not self.limits.fixed_means:
-            self._stop_where_means_met(fitted)
         drift = fitted - self.means
         still = drift.abs().amax(dim=0) <= self.limits.tol * (self.high - self.low)
         last = self.done >= self.limits.max_iter
-        needed = self.active & (last | (still & (self.done >= self.ask)))
+        due = self.active & (last | (self.done >= self.due))
+        met = due & ~(self.fixed | last | (fitted[0] > fitted[1]))
+        needed = due & ~met & (last | (still & (self.done >= self.ask)))
         if self.layout.device.type != "cpu" or bool(needed.any()):  # a look costs nothing on a CPU, a certificate does
             self._certify(needed, still, last)
         if not self.limits.fixed_means:
-            self._move_means(fitted, drift)
+            self._move_means(fitted, drift, due & ~met)
+            if self.layout.device.type != "cpu" or bool(met.any()):
+                self._start_again(met)
+            wait = SLOW * self.limits.sweep * self.patient
+            self.due.copy_(torch.where(due, self.done + wait, self.due))
 
-    def _stop_where_means_met(self, fitted: Tensor) -> None:
-        """End maps on which the two phases have become one; see `wsipipe.numerics.solvers.alternation.alternate`."""
-        met = self.active & ~(fitted[0] > fitted[1])
-        self.met.logical_or_(met)
-        self.active.logical_and_(~met)
+    def _start_again(self, met: Tensor) -> None:
+        """Start maps whose means met anew, patiently; the second time with one mean for good."""
+        wide, scales = self.means.dtype, self.maps.scales
+        mean = _single((self.total.to(wide) / scales.weighted) / (self.count.to(wide) / scales.mass))
+        again = met & self.patient
+        self.planes.clear(met)
+        self.means.copy_(torch.where(again, mean, torch.where(met, self.first, self.means)))
+        self.fixed.logical_or_(again)
+        self.patient.copy_((self.patient | met) & ~again)
+        self.ask.copy_(torch.where(met, self.done, self.ask))
 
     def _fitted(self) -> Tensor:
         """Means of u, (2, count), and those of before where a phase has vanished."""
         mass, weighted = self.planes.region()
         self.mass.copy_(torch.where(self.active, mass, self.mass))
-        if self.limits.fixed_means:
-            return self.means
         wide, scales = self.layout.wide, self.maps.scales
         weights = torch.stack([mass, self.count - mass]).to(wide) / scales.mass
         sums = torch.stack([weighted, self.total - weighted]).to(wide) / scales.weighted
-        return torch.where(weights >= HALF_A_CELL, _single(sums / weights), self.means)
+        return torch.where((weights >= HALF_A_CELL) & ~self.fixed, _single(sums / weights), self.means)
 
     def _certify(self, needed: Tensor, still: Tensor, last: Tensor) -> None:
         """Measure the duality gap of the maps that need it, and stop those that are done."""
@@ -543,13 +566,14 @@ class BatchSolver:
         self.settled.logical_or_(needed & still & good)
         self.active.logical_and_(~(needed & (last | good)))
 
-    def _move_means(self, fitted: Tensor, drift: Tensor) -> None:
+    def _move_means(self, fitted: Tensor, drift: Tensor, due: Tensor) -> None:
         """Means for the next sweep; see `wsipipe.numerics.solvers.alternation.Drift`."""
-        ratio = (drift / self.drift).masked_fill(self.drift == 0, 0.0).clamp(0, FURTHEST)
+        ratio = (drift / self.drift).masked_fill((self.drift == 0) | self.patient, 0.0).clamp(0, FURTHEST)
         ends = _single(torch.minimum(torch.maximum(self.means + drift / (1 - ratio), self.low), self.high))
         means = torch.where(ends[0] > ends[1], ends, fitted)
-        self.means.copy_(torch.where(self.active, means, self.means))
-        self.drift.copy_(torch.where(self.active, drift, self.drift))
+        moves = self.active & due & ~self.fixed
+        self.means.copy_(torch.where(moves, means, self.means))
+        self.drift.copy_(torch.where(moves, drift, self.drift))
 
     def _captured(self) -> Callable[[], None]:
         """Capture two sweeps as a CUDA graph; two, so that each iteration finds its buffers where they were.
@@ -569,13 +593,10 @@ class BatchSolver:
     def _solution(self, valid: Tensor | None) -> BatchSolution:
         half = HALF_A_CELL * self.maps.scales.mass
         status = torch.where(self.mass < half, 1, torch.where(self.count - self.mass < half, 2, 0))
-        u = _only(self.planes.segmentation(self.done), valid).masked_fill(self.met[:, None, None], 0.0)
-        dual = self.planes.dual(self.done) if self.limits.keep_dual else None
-        self._settle_where_means_met()
-        status = status.masked_fill(self.met, STATUSES.index("empty"))
+        u = _only(self.planes.segmentation(self.done), valid)
         return BatchSolution(
             u=u,
-            dual=None if dual is None else dual.masked_fill(self.met[:, None, None, None], 0.0),
+            dual=self.planes.dual(self.done) if self.limits.keep_dual else None,
             c1=self.means[0].clone(),
             c2=self.means[1].clone(),
             lam=self.lam.clone(),
@@ -584,19 +605,6 @@ class BatchSolver:
             iterations=self.done.clone(),
             status=torch.where(self.settled, status, STATUSES.index("capped")),
         )
-
-    def _settle_where_means_met(self) -> None:
-        """One mean for both phases; nothing inside is the optimum, unless the extra force speaks against it."""
-        wide, scales = self.means.dtype, self.maps.scales
-        mean = _single((self.total.to(wide) / scales.weighted) / (self.count.to(wide) / scales.mass))
-        self.means.copy_(torch.where(self.met, mean, self.means))
-        gap = torch.zeros_like(self.gap)
-        if self.maps.extra is not None:
-            sizes = self.maps.extra.abs().sum(dim=(1, 2), dtype=gap.dtype)
-            pulls = self.maps.extra.clamp(max=0).sum(dim=(1, 2), dtype=gap.dtype)
-            gap = (-pulls / sizes).masked_fill(sizes == 0, 0.0)
-        self.gap.copy_(torch.where(self.met, gap, self.gap))
-        self.settled.logical_or_(self.met & (gap <= self.limits.tol))
 
     def _energy(self, index: int, u: Tensor) -> Tensor:
         """E of one map: map by map, so that companions change no rounding."""

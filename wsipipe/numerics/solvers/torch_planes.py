@@ -122,6 +122,10 @@ class Planes(Protocol):
         """Do iterations on the active maps under the force slope z + offset + extra; slope, offset (count,) float32."""
         ...
 
+    def clear(self, which: Tensor) -> None:
+        """Set u and the dual variable of some maps, (count,) bool, to 0."""
+        ...
+
     def region(self) -> Sums:
         """Sum w and z w with w = u clipped to [0, 1], in fixed point; of use for active maps."""
         ...
@@ -180,6 +184,11 @@ class EagerPlanes:
         if dual is not None:
             self.p.copy_(dual * pairs_exist(g > 0, self.kind))
         self.q.zero_()
+
+    def clear(self, which: Tensor) -> None:
+        """See `Planes`."""
+        self.u.masked_fill_(which[:, None, None], 0.0)
+        self.p.masked_fill_(which[:, None, None, None], 0.0)
 
     def advance(self, slope: Tensor, offset: Tensor, active: Tensor, iterations: int) -> None:
         """See `Planes`."""

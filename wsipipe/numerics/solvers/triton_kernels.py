@@ -468,6 +468,11 @@ class TritonPlanes:
             self._launch(iterate, self._state() | self._force() | steps | outputs)
             self.held = new
 
+    def clear(self, which: Tensor) -> None:
+        """See `Planes`."""
+        self.u[self.held].masked_fill_(which[:, None, None], 0.0)
+        self.p[self.held].masked_fill_(which[:, None, None, None], 0.0)
+
     def region(self) -> Sums:
         """See `Planes`."""
         scales = self.maps.scales
