@@ -84,6 +84,8 @@ class Band:
         self.crofton = problem.neighbourhood == "crofton"
         self.lam, self.valid, self.extent, self.rows = problem.lam, problem.valid, extent, rows
         self.tau, self.sigma = STEPS[problem.neighbourhood]
+        mass, weighted = region_scales(extent)
+        self.scales = np.float32(mass), np.float32(weighted)
         self.z, self.u = padded(problem.z), padded(start.u)
         self.g = padded(problem.g, problem.valid, outside=kernels.OUTSIDE)
         self.g *= np.float32((kernels.AXIS if self.crofton else 1.0) / self.sigma)
@@ -94,15 +96,13 @@ class Band:
 
     def advance(self, c1: float, c2: float, iterations: int) -> Sums:
         """Do iterations for fixed means; sums of w and z w, fixed."""
-        mass, weighted = region_scales(self.extent)
-        force, scales = self._force(c1, c2), (np.float32(mass), np.float32(weighted))
-        steps = np.float32(self.tau * self.sigma), np.float32(RHO)
+        force, steps = self._force(c1, c2), (np.float32(self.tau * self.sigma), np.float32(RHO))
         sums: Sums = ()
         while iterations:
             depth = min(iterations, self._depth())
             ring = np.zeros((depth, 2, self.u.shape[1]), np.float32)
             planes = self.u, self.z, self.g, self.extra, self.p
-            sums = whole_numbers(kernels.sweeps(*planes, ring, force, steps, scales, self.rows))
+            sums = whole_numbers(kernels.sweeps(*planes, ring, force, steps, self.scales, self.rows))
             iterations -= depth
         return sums
 

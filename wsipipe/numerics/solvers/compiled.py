@@ -52,7 +52,7 @@ def split(cells: NDArray[np.float32], threshold: float, *, largest: float, threa
     """Count and sum cells above a threshold and all; see `wsipipe.numerics.solvers.problem.Backend`."""
     scale = fixed_scale(largest)
     bands = _bands(cells.size, threads)
-    parts = [part[None] for part in np.array_split(cells, bands)]
+    parts = [part[None] for part in (np.array_split(cells, bands) if bands > 1 else [cells])]
     with in_threads(bands) as run:
         sums = list(run(lambda part: kernels.split_sums(part, np.float32(threshold), np.float32(scale)), parts))
     above, sum_above, total = added([whole_numbers(part) for part in sums])
