@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsipipe.errors import ConfigError, StoreError
+from wsipipe.pipeline.manifest import listed_file, listed_mpp, refuse_namesakes
 from wsipipe.slides import SlideEntry
 from wsipipe.slides.listing import slide_key
 from wsipipe.store.tables import read_csv
@@ -94,49 +94,26 @@ def _case(row: Mapping[str, str], *, path: Path, line: int) -> Case:
         if not row[name]:
             raise ConfigError(f"line {line} has no {name}", path=path, remedy="methods are compared with masks")
     # A DICOM slide is a folder of files.
-    slide = _existing(row["slide"], path=path, line=line)
+    slide = listed_file(row["slide"], path=path, line=line)
     mask, points = (_file(row.get(name, ""), path=path, line=line) for name in ("mask", "points"))
     key = slide_key(slide)
     assert mask is not None  # a row without one is refused above
-    return Case(key, slide, mask, row.get("patient") or key, points, _mpp(row.get("mpp", ""), path=path, line=line))
-
-
-def _existing(name: str, *, path: Path, line: int) -> Path:
-    file = path.parent / name
-    if not file.exists():
-        remedy = f"paths are relative to {path.parent.resolve()}"
-        raise ConfigError(f"line {line}: no such file {name!r}", path=path, remedy=remedy)
-    return file
+    return Case(
+        key, slide, mask, row.get("patient") or key, points, listed_mpp(row.get("mpp", ""), path=path, line=line)
+    )
 
 
 def _file(name: str, *, path: Path, line: int) -> Path | None:
     if not name:
         return None
-    file = _existing(name, path=path, line=line)
+    file = listed_file(name, path=path, line=line)
     if file.is_dir():
         raise ConfigError(f"line {line}: {name!r} is a folder", path=path, remedy="give the file")
     return file
 
 
-def _mpp(value: str, *, path: Path, line: int) -> float | None:
-    if not value:
-        return None
-    try:
-        mpp = float(value)
-    except ValueError:
-        mpp = math.nan
-    if not 0 < mpp < math.inf:
-        raise ConfigError(f"line {line}: mpp {value!r} is no resolution", path=path, remedy="give um per px, like 0.5")
-    return mpp
-
-
 def _check(cases: Sequence[Case], path: Path) -> None:
-    seen: dict[str, Path] = {}
-    for case in cases:
-        if case.key in seen:
-            problem = f"two slides share the name {case.key!r}: {seen[case.key]} and {case.slide}"
-            raise ConfigError(problem, path=path, remedy="rename one; results are named after the slide's stem")
-        seen[case.key] = case.slide
+    refuse_namesakes(((case.key, case.slide) for case in cases), path)
     without = [case.key for case in cases if case.points is None]
     if 0 < len(without) < len(cases):
         remedy = "fill the column, or leave it out and points are drawn from the masks"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -72,7 +72,7 @@ def read_manifest(path: Path) -> tuple[ManifestRow, ...]:
     rows = tuple(_row(record, path=path, line=line) for line, record in enumerate(records, start=2))
     if not rows:
         raise ConfigError("lists no slides", path=path, remedy="add a line per slide below the header")
-    _check_keys(rows, path)
+    refuse_namesakes(((row.key, row.slide) for row in rows), path)
     _check_splits(rows, path)
     return rows
 
@@ -116,20 +116,21 @@ def _row(record: Mapping[str, str], *, path: Path, line: int) -> ManifestRow:
     for name in _REQUIRED:
         if not record[name]:
             raise ConfigError(f"line {line} has no {name}", path=path, remedy="every slide needs its points")
-    slide = _file(record["slide"], path=path, line=line)
+    slide = listed_file(record["slide"], path=path, line=line)
     key = slide_key(slide)
     return ManifestRow(
         key=key,
         slide=slide,
-        points=_file(record["points"], path=path, line=line),
-        mask=_file(record["mask"], path=path, line=line) if record.get("mask") else None,
+        points=listed_file(record["points"], path=path, line=line),
+        mask=listed_file(record["mask"], path=path, line=line) if record.get("mask") else None,
         patient=record.get("patient") or key,
         split=_split(record.get("split", ""), path=path, line=line),
-        mpp=_mpp(record.get("mpp", ""), path=path, line=line),
+        mpp=listed_mpp(record.get("mpp", ""), path=path, line=line),
     )
 
 
-def _file(name: str, *, path: Path, line: int) -> Path:
+def listed_file(name: str, *, path: Path, line: int) -> Path:
+    """File or folder that a line of the manifest at `path` names, relative to it; ConfigError where there is none."""
     file = path.parent / name
     # A DICOM slide is a folder of files.
     if not file.exists():
@@ -147,7 +148,8 @@ def _split(value: str, *, path: Path, line: int) -> Split | None:
     return cast("Split", value)
 
 
-def _mpp(value: str, *, path: Path, line: int) -> float | None:
+def listed_mpp(value: str, *, path: Path, line: int) -> float | None:
+    """Resolution in a line of the manifest at `path`, um per px; None where it says nothing; ConfigError for others."""
     if not value:
         return None
     try:
@@ -159,16 +161,17 @@ def _mpp(value: str, *, path: Path, line: int) -> float | None:
     return mpp
 
 
-def _check_keys(rows: Sequence[ManifestRow], path: Path) -> None:
+def refuse_namesakes(slides: Iterable[tuple[str, Path]], path: Path) -> None:
+    """Refuse slides, as (key, file), of which two share a key."""
     seen: dict[str, Path] = {}
-    for row in rows:
-        if row.key in seen:
+    for key, slide in slides:
+        if key in seen:
             raise ConfigError(
-                f"two slides share the name {row.key!r}: {seen[row.key]} and {row.slide}",
+                f"two slides share the name {key!r}: {seen[key]} and {slide}",
                 path=path,
                 remedy="rename one; results are named after the slide's stem",
             )
-        seen[row.key] = row.slide
+        seen[key] = slide
 
 
 def _check_splits(rows: Sequence[ManifestRow], path: Path) -> None:

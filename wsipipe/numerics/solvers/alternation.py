@@ -13,7 +13,6 @@ import numpy as np
 
 from wsipipe.numerics.solvers.problem import Limits, Measures, Region, Solution, Start, Status, Stepper
 
-SWEEP = Limits.sweep  # primal-dual iterations between two updates of the means, unless told otherwise
 PATIENCE = 4  # a certificate that was not enough is asked for again after 1/4 more iterations: it costs about one
 SLOW = 12  # times as many iterations between two updates, where the means have met
 FURTHEST = 0.75  # largest ratio of two drifts that is believed: the end is at most 4 drifts away
