@@ -63,3 +63,20 @@ def test_flags_are_validated_like_files():
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         parse_recipe({}).tile.mpp = 3
+
+
+def test_what_a_training_depends_on_leaves_other_methods_out():
+    told = parse_recipe({"training": {"method": "mixmatch"}}).for_method()
+    assert "mixmatch" in told
+    assert not {"cvm", "crf", "segment"} & told.keys()
+    assert {"tile", "encoder", "network", "training", "predict"} <= told.keys()
+    assert "cvm" in parse_recipe({"training": {"method": "contrast_map"}}).for_method()
+    every = set(Recipe.model_fields) - {"tile", "encoder", "network", "training", "predict"}
+    assert not every & parse_recipe({"training": {"method": "partial_ce"}}).for_method().keys()
+
+
+def test_views_and_refinement_follow_the_method_unless_said():
+    plain, plus = (parse_recipe({"training": {"method": method}}) for method in ("full", "cvm_plus"))
+    assert (plain.views, plain.refines, plus.views, plus.refines) == (1, False, 4, True)
+    said = parse_recipe({"training": {"method": "cvm_plus"}, "predict": {"views": 1, "refine": False}})
+    assert (said.views, said.refines) == (1, False)

@@ -29,6 +29,9 @@ class Settings(BaseModel):
 class TissueSettings(Settings):
     """How tissue is told from glass."""
 
+    detect: bool = Field(
+        default=True, description="false: all of the picture is tissue, as where fields are cut from inside a section"
+    )
     mpp: float = Field(8.0, gt=0.5, le=64, description="resolution of the detection, um per px")
     min_area_um2: float = Field(50_000, ge=0, description="smaller pieces of tissue are specks")
     min_hole_um2: float = Field(20_000, ge=0, description="smaller holes in tissue are closed")
@@ -83,6 +86,25 @@ class CvmSettings(Settings):
     hard_labels: bool = Field(
         default=False, description="cut u at 0.5 and learn by plain cross-entropy, not by weighted KL (Fig. 3a)"
     )
+
+
+class CvmPlusSettings(Settings):
+    """The contrast-based variational model on the points of all windows at once, `cvm_plus`."""
+
+    stride: int = Field(2, ge=2, le=64, description="images: px per cell of the filter bank that windows are seen by")
+    prototype: Literal[1, 3, 5] = Field(3, description="a point's feature is the mean over this many cells squared")
+    reach: float = Field(1.0, gt=0, description="how unlike features may be that still correlate, in deviations")
+    noise: float = Field(0.3, gt=0, description="ridge on the points; larger trusts single points less")
+    own: float = Field(10.0, ge=1, description="how many times more a point is trusted in its own window")
+    points_most: int = Field(3000, ge=2, description="points that are pooled; of more, so many are drawn at random")
+    gain: float = Field(1.5, gt=0, description="steepness of the logistic of the pooled contrast")
+    student: float = Field(
+        0.5, ge=0, description="weight of the network's logit beside that of the contrast, once the teacher asks it"
+    )
+    soft: float = Field(0.5, ge=0, le=1, description="share of the contrast itself in the target; the rest is u")
+    lam_rel: float = Field(0.5, gt=0, description="scale-free fitting weight of the variational model")
+    beta: float = Field(10.0, ge=0, description="edge detector g = 1 / (1 + beta |grad z|^2)")
+    tol: float = Field(1e-3, gt=0, lt=1, description="relative duality gap at which the solver stops")
 
 
 class NetworkSettings(Settings):
@@ -179,6 +201,7 @@ MethodName = Literal[
     "direct_variational",
     "contrast_map",
     "cvm",
+    "cvm_plus",
 ]
 
 
@@ -186,7 +209,9 @@ class TrainingSettings(Settings):
     """Loss and optimiser; the paper's values are the defaults."""
 
     method: MethodName = Field(
-        "cvm", description="what is learnt beside the points, a row of Table 1; full: the masks of the manifest instead"
+        "cvm",
+        description="what is learnt beside the points: a row of Table 1, or cvm_plus; full: the masks of the manifest "
+        "instead",
     )
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(1, ge=1)
@@ -221,6 +246,13 @@ class PredictSettings(Settings):
     threshold: float = Field(0.5, gt=0, lt=1)
     window: int = Field(256, ge=16, description="side of a prediction window in map cells (or image px)")
     overlap: int = Field(64, ge=0, description="overlap of neighbouring windows, blended away")
+    views: Literal[1, 4] | None = Field(
+        None, description="mirrored views of a window whose outputs are averaged; null: 4 for cvm_plus, else 1"
+    )
+    refine: bool | None = Field(
+        None, description="segment the probability by the variational model (eq. 1); null: for cvm_plus alone"
+    )
+    lam_rel: float = Field(1.0, gt=0, description="scale-free fitting weight of that model")
 
     @model_validator(mode="after")
     def _overlap_below_window(self) -> Self:
@@ -259,6 +291,7 @@ class Recipe(Settings):
     encoder: EncoderSettings = EncoderSettings()
     network: NetworkSettings = NetworkSettings()
     cvm: CvmSettings = CvmSettings()
+    cvm_plus: CvmPlusSettings = CvmPlusSettings()
     mixmatch: MixMatchSettings = MixMatchSettings()
     mean_teacher: MeanTeacherSettings = MeanTeacherSettings()
     crf: CrfSettings = CrfSettings()
@@ -268,6 +301,32 @@ class Recipe(Settings):
     training: TrainingSettings = TrainingSettings()
     predict: PredictSettings = PredictSettings()
     segment: SegmentSettings = SegmentSettings()
+
+    def for_method(self) -> dict[str, dict[str, Any]]:
+        """Give the settings that a training depends on, by section, as plain values: not those of other methods.
+
+        Someone who changes one method's settings need not train the others again.
+        """
+        method = self.training.method
+        own = {"contrast_map": "cvm"}.get(method, method)
+        plain = self.model_dump(mode="json")
+        return {name: of for name, of in plain.items() if name not in _OF_METHODS or name == own}
+
+    @property
+    def views(self) -> int:
+        """Mirrored views that are averaged in prediction."""
+        return self.predict.views or (4 if self.training.method == "cvm_plus" else 1)
+
+    @property
+    def refines(self) -> bool:
+        """Whether the variational model segments the probability."""
+        return self.training.method == "cvm_plus" if self.predict.refine is None else self.predict.refine
+
+
+_OF_METHODS = frozenset({"cvm", "cvm_plus", "mixmatch", "mean_teacher", "crf", "dual_branch", "cosine"}) | {
+    "direct_variational",
+    "segment",
+}
 
 
 def bundled_recipes() -> dict[str, Path]:

@@ -19,7 +19,9 @@ from wsipipe.pipeline.cases import Case, read_cases
 from wsipipe.pipeline.crossval import compare, known_methods, method_variants
 from wsipipe.pipeline.crossval_job import predicted, run_job, score_image, table_path
 from wsipipe.pipeline.crossval_plan import HeldOut, Variant, make_plan
+from wsipipe.pipeline.large_maps import Room
 from wsipipe.pipeline.preparation import Reading
+from wsipipe.pipeline.refine import refine
 from wsipipe.pipeline.sources import ImageSource, image_source
 from wsipipe.progress import silent
 from wsipipe.slides import SlideEntry
@@ -93,7 +95,7 @@ def test_scores_are_those_of_the_checkpoint(finished, manifest):
         load_checkpoint(run / f"fold-{folds['d']}" / "full" / "checkpoint.safetensors"), device="cpu"
     )
     source = image_source(SlideEntry("d", manifest.parent / "d.png"), None, reader="auto")
-    values, valid = predicted(network, source, tiny_recipe())
+    values, valid = predicted(network, source, tiny_recipe(), Room(run, "d"))
     truth = np.asarray(Image.open(manifest.parent / "masks" / "d.png")) > 0
     assert valid.all()
     dice = 2 * ((values >= 0.5) & truth).sum() / ((values >= 0.5).sum() + truth.sum())
@@ -190,6 +192,29 @@ def test_other_settings_or_data_are_refused_until_forced(manifest, tmp_path):
     assert "Tumor" not in points.read_text()
     assert len(read_points(points)) == 4
     assert load_recipe(run / "fold-1" / "partial_ce" / "recipe.yaml").training.pairs == 2
+
+
+def test_settings_of_one_method_leave_the_jobs_of_others_alone(manifest, tmp_path):
+    cases, run = write_cases(tmp_path, {"a": "P1", "c": "P2"}), tmp_path / "run"
+    assert statuses(go(cases, run, methods=("partial_ce", "cvm"))) == ["done"] * 4
+    other = updated(tiny_recipe(), {"cvm": {"eta": 0.1}, "mixmatch": {"views": 1}})
+    result = go(cases, run, methods=("partial_ce", "cvm"), recipe=other)
+    assert statuses(result) == ["skipped", "failed", "skipped", "failed"]
+    assert "was trained with cvm.eta = 0.6, now it is 0.1" in result.outcomes[1].message
+
+
+def test_cvm_plus_averages_views_and_refines_what_it_predicts(manifest, tmp_path):
+    result = go(manifest, tmp_path / "run", methods=("cvm_plus",))
+    assert statuses(result) == ["done"] * 2
+    network = restore_model(
+        load_checkpoint(tmp_path / "run" / "fold-1" / "cvm_plus" / "checkpoint.safetensors"), device="cpu"
+    )
+    source, room = image_source(SlideEntry("d", manifest.parent / "d.png"), None, reader="auto"), Room(tmp_path, "d")
+    recipe = updated(tiny_recipe(), {"training": {"method": "cvm_plus"}})
+    plain = updated(recipe, {"predict": {"views": 4, "refine": False}})
+    values, valid = predicted(network, source, plain, room)
+    expected = refine(values, valid, lam_rel=1.0, room=room)
+    np.testing.assert_array_equal(predicted(network, source, recipe, room)[0], expected)
 
 
 def test_a_comparison_in_use_is_left_alone(manifest, tmp_path):

@@ -9,14 +9,14 @@ import pytest
 import tifffile
 import torch
 
-from wsipipe.config import PredictSettings, Recipe, parse_recipe
+from wsipipe.config import Recipe, parse_recipe, updated
 from wsipipe.errors import CheckpointError
 from wsipipe.geometry import CellGrid
 from wsipipe.models.segmentation import SegmentationModel, build_model
 from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.predict import predict_bands, predict_slide, probability
 from wsipipe.slides import list_slides
-from wsipipe.store.checkpoint import Checkpoint, save_checkpoint
+from wsipipe.store.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from wsipipe.store.feature_map import FeatureMap
 
 SMALL = {"network": {"width": 4, "depth": 2}, "predict": {"window": 64, "overlap": 16}}
@@ -53,9 +53,20 @@ def test_one_window_is_the_network_itself():
     recipe = parse_recipe(SMALL)
     features = np.random.default_rng(0).normal(size=(40, 50, 6)).astype(np.float32)
     network = model(recipe, 6)
-    bands = list(predict_bands(network, MemoryMap(features), recipe.predict))
+    bands = list(predict_bands(network, MemoryMap(features), recipe))
     values = np.concatenate([band for band, _ in bands])
     np.testing.assert_allclose(values, probability(network, features), rtol=1e-5)
+
+
+def test_four_views_are_the_mean_over_mirrored_windows():
+    recipe = parse_recipe(SMALL | {"predict": {"views": 4}})
+    features = np.random.default_rng(0).normal(size=(40, 52, 6)).astype(np.float32)
+    network = model(recipe, 6)
+    flips = [(), (1,), (0,), (0, 1)]
+    single = [np.flip(probability(network, np.flip(features, axes).copy()), axes) for axes in flips]
+    values = np.concatenate([band for band, _ in predict_bands(network, MemoryMap(features), recipe)])
+    np.testing.assert_allclose(values, np.mean(single, axis=0), atol=1e-6)
+    assert np.abs(values - single[0]).max() > 1e-3
 
 
 def test_a_pointwise_network_shows_no_windows():
@@ -70,8 +81,8 @@ def test_a_pointwise_network_shows_no_windows():
             return x[:, :1] * self.weight, x
 
     features = np.random.default_rng(0).normal(size=(100, 70, 3)).astype(np.float32)
-    settings = PredictSettings(window=32, overlap=8)
-    values = np.concatenate([band for band, _ in predict_bands(Pointwise(), MemoryMap(features), settings)])
+    recipe = parse_recipe({"predict": {"window": 32, "overlap": 8}})
+    values = np.concatenate([band for band, _ in predict_bands(Pointwise(), MemoryMap(features), recipe)])
     np.testing.assert_allclose(values, 1 / (1 + np.exp(-features[..., 0])), rtol=1e-5)
 
 
@@ -82,7 +93,7 @@ def test_windows_without_tissue_never_reach_the_network():
             self.weight = torch.nn.Parameter(torch.ones(1))
 
     nothing = MemoryMap(np.zeros((64, 64, 3), np.float32), np.zeros((64, 64), bool))
-    bands = list(predict_bands(Refuses(), nothing, PredictSettings(window=32, overlap=8)))
+    bands = list(predict_bands(Refuses(), nothing, parse_recipe({"predict": {"window": 32, "overlap": 8}})))
     assert sum(len(band) for band, _ in bands) == 64
     assert not any(band.any() or valid.any() for band, valid in bands)
 
@@ -145,6 +156,22 @@ def test_a_model_of_other_features_is_refused(tmp_path, run, recipe, fact, value
     with pytest.raises(CheckpointError, match=told):
         predict_slide(entry, model=other, out=tmp_path)
     assert not (tmp_path / "masks").exists()
+
+
+def test_a_refined_slide_has_a_shorter_border(tmp_path, run):
+    folder, entry = run
+    checkpoint = load_checkpoint(folder / "checkpoint.safetensors")
+    refined = Checkpoint(
+        checkpoint.tensors, updated(checkpoint.recipe, {"predict": {"refine": True}}), checkpoint.provenance
+    )
+    save_checkpoint(tmp_path / "refined" / "checkpoint.safetensors", refined)
+    borders = []
+    for model in (folder, tmp_path / "refined"):
+        outcome = predict_slide(entry, model=model, out=tmp_path)
+        assert outcome.status == "done"
+        mask = tifffile.imread(outcome.outputs[0]) > 0
+        borders.append(int((mask[:, 1:] != mask[:, :-1]).sum() + (mask[1:] != mask[:-1]).sum()))
+    assert 0 < borders[1] < borders[0]
 
 
 def test_an_image_goes_to_the_network_as_it_is(tmp_path, slide_path):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wsipipe.config import NetworkSettings, Recipe
 from wsipipe.errors import CheckpointError
+from wsipipe.models.pooled_prior import PooledPrior, prior_of
 from wsipipe.models.unet import UNet
 
 
@@ -90,6 +91,7 @@ class SegmentationModel(nn.Module):
         self.register_buffer("mean", torch.zeros(in_channels))
         self.register_buffer("std", torch.ones(in_channels))
         self.unet = UNet(in_channels, settings)
+        self.prior: PooledPrior | None = None
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Take mean and deviation (c,) of the valid cells of the training set; constant channels are only centred."""
@@ -97,7 +99,7 @@ class SegmentationModel(nn.Module):
         self.std.copy_(torch.where(std > 1e-6 * std.max(), std, torch.ones_like(std)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Segment.
+        """Segment; in evaluation mode, the network's logits are joined by those of a `prior`.
 
         Parameters
         ----------
@@ -111,7 +113,22 @@ class SegmentationModel(nn.Module):
         features : (n, width, h, w) tensor
             Last decoder feature map.
         """
-        return self.decode(self.encode(x), x.shape[-2:])
+        logits, features = self.decode(self.encode(x), x.shape[-2:])
+        if self.prior is not None and not self.training:
+            logits = self.prior.join(logits, x)
+        return logits, features
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take weights, and the prior where there is one.
+
+        Raises
+        ------
+        RuntimeError
+            Tensors are missing, left over or of another shape.
+        """
+        prior = prior_of(tensors, "prior.")
+        self.prior = None if prior is None else prior.to(self.mean.device)
+        self.load_state_dict(dict(tensors))
 
     def standardised(self, x: Tensor) -> Tensor:
         """Input (n, c, h, w) in deviations from the mean of the training set; 0 on cells without content."""
@@ -155,7 +172,7 @@ def restore_model(checkpoint: SavedModel, *, device: str) -> SegmentationModel:
         )
     model = build_model(channels, checkpoint.recipe)
     try:
-        model.load_state_dict(dict(checkpoint.tensors))
+        model.load(checkpoint.tensors)
     except RuntimeError as error:
         raise CheckpointError(
             f"weights do not fit the network of their recipe: {' '.join(str(error).split())}",

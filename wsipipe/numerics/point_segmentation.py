@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from wsipipe.config import SegmentSettings
 from wsipipe.errors import AnnotationError, NumericsError
 from wsipipe.numerics.correlation import check_points
+from wsipipe.numerics.grading import graded
 from wsipipe.numerics.shaping import Shaping, fit_axes, fit_diffusion, ridge_weights, unit
 from wsipipe.numerics.solvers.problem import Status
 from wsipipe.numerics.variational import solve_cvm
@@ -252,8 +253,4 @@ def _levelled(contrast: NDArray[np.float32], valid: NDArray[np.bool_], gain: flo
 def _result(u: NDArray[np.float32], z: NDArray[np.float32], status: str, notes: tuple[str, ...]) -> PointSegmentation:
     if status == "constant":
         notes = (*notes, "in-target and out-of-target points lie on cells that do not differ: nothing is segmented")
-    # z stays below 1 here, so that no rounding lifts a cell outside the mask to 0.5.
-    probability = np.minimum(z, np.float32(0.995))
-    probability += u > np.float32(0.5)
-    probability /= 2
-    return PointSegmentation(u, z, probability, status, notes)
+    return PointSegmentation(u, z, graded(u, z), status, notes)

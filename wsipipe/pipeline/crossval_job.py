@@ -19,7 +19,9 @@ from wsipipe.models.devices import pick_device
 from wsipipe.models.segmentation import SegmentationModel, restore_model
 from wsipipe.numerics.metrics import METRICS, Counts, auc
 from wsipipe.pipeline.crossval_plan import HeldOut, Job
+from wsipipe.pipeline.large_maps import Room
 from wsipipe.pipeline.predict import checkpoint_path, predict_bands
+from wsipipe.pipeline.refine import refined_bands
 from wsipipe.pipeline.samples import truth_of
 from wsipipe.pipeline.sources import Source
 from wsipipe.pipeline.train import train
@@ -122,7 +124,7 @@ def _scores(job: Job, report: Report) -> Iterator[dict[str, Any]]:
     checkpoint = load_checkpoint(checkpoint_path(job.folder))
     network = restore_model(checkpoint, device=str(pick_device(job.reading.device)))
     for done, image in enumerate(job.held_out, start=1):
-        values, valid = predicted(network, image.source, job.recipe)
+        values, valid = predicted(network, image.source, job.recipe, Room(job.folder, image.case.key, threads=1))
         _write_picture(probability_picture(job, image.case.key), values)
         yield {"fold": job.fold, "variant": job.variant} | score_image(
             image, values, valid, threshold=job.recipe.predict.threshold
@@ -153,10 +155,12 @@ class _SourceMap:
 
 
 def predicted(
-    network: SegmentationModel, source: Source, recipe: Recipe
+    network: SegmentationModel, source: Source, recipe: Recipe, room: Room
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Probability of every cell of an image, and which cells hold something, both (rows, cols)."""
-    bands = list(predict_bands(network, _SourceMap(source), recipe.predict, mixed=recipe.training.mixed_precision))
+    bands = predict_bands(network, _SourceMap(source), recipe)
+    if recipe.refines:
+        bands = refined_bands(bands, lam_rel=recipe.predict.lam_rel, room=room)
     values, valid = (np.concatenate(parts) for parts in zip(*bands, strict=True))
     return np.where(valid, values, np.float32(0)), valid
 

@@ -247,11 +247,10 @@ def points_on_cells(case: Case, source: Source, *, pairs: int, seed: int) -> Poi
 def _told(images: Sequence[HeldOut], recipe: Recipe, *, folds: int, pairs: int, reading: Reading) -> dict[str, Any]:
     """Everything that the scores of all variants depend on, by content."""
     classes = reading.classes or ClassMap()
-    data = recipe.model_dump(mode="json")
+    # Settings of single methods are told by their jobs; points alone have none.
+    shared = updated(recipe, {"training": {"method": "partial_ce"}}).for_method()
     free = ("training.method", "training.previews")
-    # `segment` is another command's.
-    sections = [section for section in data if section != "segment"]
-    settings = {f"{section}.{name}": value for section in sections for name, value in data[section].items()}
+    settings = {f"{section}.{name}": value for section, of in shared.items() for name, value in of.items()}
     told: dict[str, Any] = {
         "type": FILE_TYPE,
         "version": FILE_VERSION,
@@ -281,6 +280,10 @@ def _content(image: HeldOut) -> dict[str, Any]:
         "mask": _sha(case.mask),
         "points": _sha(image.points),
     }
+
+
+def _digest(told: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _sha(path: Path) -> str:
@@ -343,7 +346,7 @@ def _jobs(
     plan: Mapping[str, Any],
     force: bool,
 ) -> Iterator[Job]:
-    digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:32]
+    digest = _digest(plan)
     # Jobs run side by side; inside of one, features are at hand and nothing is left to spread.
     alone = replace(reading, workers=1, scheduler=None)
     recipes = {
@@ -352,6 +355,6 @@ def _jobs(
     for fold in range(1, folds + 1):
         held_out = tuple(image for image in images if image.fold == fold)
         for name, settings in recipes.items():
-            identity = {"plan": digest, "fold": fold, "settings": settings.digest()}
+            identity = {"plan": digest, "fold": fold, "settings": _digest(settings.for_method())}
             folder = run / f"fold-{fold}" / name
             yield Job(fold, name, settings, folder, _manifest(run, fold), held_out, out, alone, identity, force)

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsipipe.config import PredictSettings, Recipe, updated
+from wsipipe.config import Recipe, updated
 from wsipipe.errors import ConfigError
 from wsipipe.models.devices import pick_device
+from wsipipe.models.methods.views import View
 from wsipipe.models.segmentation import SegmentationModel, check_fits, restore_model
 from wsipipe.models.weights import weights_digest
 from wsipipe.numerics.blending import blend_windows
@@ -20,8 +21,10 @@ from wsipipe.numerics.regrid import Band
 from wsipipe.numerics.tissue import Tissue
 from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.feature_plan import relevant_settings
+from wsipipe.pipeline.large_maps import Room
 from wsipipe.pipeline.map_source import ImageMap, MapSource
 from wsipipe.pipeline.outcome import SlideOutcome
+from wsipipe.pipeline.refine import refined_bands
 from wsipipe.pipeline.results import Segmentation, bounds_offset, settle, settled
 from wsipipe.pipeline.tissue import everything
 from wsipipe.pipeline.tissue_reuse import tissue_for
@@ -29,6 +32,9 @@ from wsipipe.progress import Progress, Report, silent
 from wsipipe.slides import MppView, SlideEntry, SlideReader, open_slide, slide_identity
 from wsipipe.store.checkpoint import load_checkpoint
 from wsipipe.store.feature_map import FeatureMap
+
+# The symmetries that keep a window's size.
+_VIEWS = tuple(View(quarters, mirrored) for quarters in (0, 2) for mirrored in (False, True))
 
 
 def predict_slide(
@@ -89,8 +95,10 @@ def predict_slide(
             if isinstance(source, FeatureMap):
                 check_fits(checkpoint, source.info)
             network = restore_model(checkpoint, device=str(pick_device(device)))
-            mixed = recipe.training.mixed_precision
-            bands = predict_bands(network, source, recipe.predict, mixed=mixed, item=entry.key, report=report)
+            bands = predict_bands(network, source, recipe, item=entry.key, report=report)
+            if recipe.refines:
+                room = Room(folder, entry.key, report=report)
+                bands = refined_bands(bands, lam_rel=recipe.predict.lam_rel, room=room)
             threshold = recipe.predict.threshold
             segmentation = Segmentation(source.grid, bands, tissue, threshold=threshold, offset=offset)
             return settle(folder, entry.key, slide, segmentation, provenance=provenance)
@@ -130,9 +138,8 @@ def checkpoint_path(model: Path) -> Path:
 def predict_bands(
     network: SegmentationModel,
     source: MapSource,
-    settings: PredictSettings,
+    recipe: Recipe,
     *,
-    mixed: bool = True,
     item: str = "",
     report: Report = silent,
 ) -> Iterator[Band]:
@@ -144,10 +151,8 @@ def predict_bands(
         In evaluation mode; windows go to its device.
     source : MapSource
         Map that the windows are read from.
-    settings : PredictSettings
-        Window and overlap in cells.
-    mixed : bool
-        Mixed precision on CUDA.
+    recipe : Recipe
+        Window and overlap in cells, views, precision.
     item : str
         Named in the progress reports.
 
@@ -160,9 +165,10 @@ def predict_bands(
     def predict(rows: slice, cols: slice) -> NDArray[np.float32] | None:
         if not source.read_valid(rows, cols).any():
             return None
-        return probability(network, source.read(rows, cols), mixed=mixed)
+        mixed = recipe.training.mixed_precision
+        return probability(network, source.read(rows, cols), mixed=mixed, views=recipe.views)
 
-    start, total = 0, source.grid.rows
+    start, total, settings = 0, source.grid.rows, recipe.predict
     for values in blend_windows(source.grid.shape, predict, window=settings.window, overlap=settings.overlap):
         rows = slice(start, start + len(values))
         yield values, source.read_valid(rows, slice(0, source.grid.cols))
@@ -172,9 +178,12 @@ def predict_bands(
 
 @torch.inference_mode()
 def probability(
-    network: SegmentationModel, features: NDArray[np.float32], *, mixed: bool = True
+    network: SegmentationModel, features: NDArray[np.float32], *, mixed: bool = True, views: int = 1
 ) -> NDArray[np.float32]:
     """Probability (rows, cols) float32 of being in target, from features (rows, cols, dim) float32.
+
+    With 4 views, the mean over the window, mirrored, turned by half, and both: one at a time, so that it takes four
+    times the time but no more memory.
 
     Raises
     ------
@@ -185,8 +194,8 @@ def probability(
     try:
         batch = torch.from_numpy(features).permute(2, 0, 1)[None].to(device, non_blocking=True)
         with torch.autocast(device.type, enabled=mixed and device.type == "cuda"):
-            logits, _ = network(batch)
-        return np.asarray(torch.sigmoid(logits.float())[0, 0].cpu().numpy())
+            seen = [view.undo(torch.sigmoid(network(view.apply(batch))[0].float())) for view in _VIEWS[:views]]
+        return np.asarray(torch.stack(seen).mean(dim=0)[0, 0].cpu().numpy())
     except torch.OutOfMemoryError as error:
         rows, cols = features.shape[:2]
         raise ConfigError(

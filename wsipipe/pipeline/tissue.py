@@ -24,8 +24,8 @@ def slide_tissue(reader: SlideReader, settings: TileSettings) -> Tissue:
     reader : SlideReader
         The slide.
     settings : TileSettings
-        Where `mpp` is None, pictures of unknown resolution are taken as they are: all of the picture is tissue,
-        because nothing says how large a speck, a cell or a hole is there.
+        Where `tissue.detect` is off, all of the picture is tissue. So it is where `mpp` is None and the picture's
+        resolution is unknown: nothing says how large a speck, a cell or a hole is there.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def slide_tissue(reader: SlideReader, settings: TileSettings) -> Tissue:
     ResolutionError, TissueError, SlideError
         As `find_tissue`.
     """
-    if settings.mpp is None and reader.mpp is None:
+    if not settings.tissue.detect or (settings.mpp is None and reader.mpp is None):
         return everything(*reader.dimensions)
     return find_tissue(reader, settings.tissue)
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from wsipipe.config import Recipe, TrainingSettings
 from wsipipe.errors import NumericsError
-from wsipipe.models.methods.base import Batch, Method
+from wsipipe.models.methods.base import Batch, Method, Scene
 from wsipipe.models.methods.registry import build_method
 from wsipipe.models.segmentation import SegmentationModel, build_model
 from wsipipe.numerics.metrics import dice
@@ -105,6 +106,9 @@ class Trainer:
             The loss, of training or of validation, is no longer finite.
         """
         began, memory = time.perf_counter(), self.memory
+        if memory.epoch == 0:
+            self.model.eval()
+            self.method.prepare(self.model, _Scenes(self))
         memory.epoch += 1
         losses = self._train()
         scores = self.validate()
@@ -147,7 +151,8 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.loader.device.type, enabled=self._half):
             losses = self.method.loss(self.model, batch)
-        second = losses.second if self.memory.epoch > self.settings.warmup_epochs else 0.0 * losses.second
+        counts = self.method.ready_at_once or self.memory.epoch > self.settings.warmup_epochs
+        second = losses.second if counts else 0.0 * losses.second
         loss = losses.points + self.settings.kl_weight * second
         if not torch.isfinite(loss):
             raise self._not_finite("loss", loss.item())
@@ -167,6 +172,8 @@ class Trainer:
 
     def validate(self) -> Scores:
         """Partial cross-entropy and Dice of the validation windows, in evaluation mode."""
+        self.model.eval()
+        self.method.tune(self.model, self._held_out())
         losses, masks, truths = [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0, bool)]
         for sample in self.data.validation:
             data = self.loader.cache.get(sample)
@@ -179,6 +186,11 @@ class Trainer:
             truths.append(truth[truth >= 0] == 1)
         mask, truth = np.concatenate(masks), np.concatenate(truths)
         return Scores(float(np.concatenate(losses).mean()), dice(mask, truth) if truth.size else None)
+
+    def _held_out(self) -> Iterator[tuple[Scene, NDArray[np.int8]]]:
+        for sample in self.data.validation:
+            scene = self.loader.scene(sample)
+            yield scene, label_map(sample, scene.valid)
 
     @torch.no_grad()
     def logits(self, sample: Sample) -> Tensor:
@@ -193,14 +205,16 @@ class Trainer:
             return False
         memory.teacher_pce, memory.teacher_epoch = pce, memory.epoch
         self.model.eval()
-        self.method.refresh(self.model, (self.loader.scene(sample) for sample in self._told("teacher")))
+        self.method.refresh(self.model, _Scenes(self))
         return True
 
-    def _told(self, stage: str) -> Iterator[Sample]:
+    def told_scenes(self) -> Iterator[Scene]:
+        """Training windows as a teacher sees them, one after the other; progress is reported."""
+        count = len(self.data.train)
         for done, sample in enumerate(self.data.train):
-            self._report(Progress(self._item, stage, done, len(self.data.train)))
-            yield sample
-        self._report(Progress(self._item, stage, len(self.data.train), len(self.data.train)))
+            self._report(Progress(self._item, "teacher", done, count))
+            yield self.loader.scene(sample)
+        self._report(Progress(self._item, "teacher", count, count))
 
     def state(self) -> dict[str, Any]:
         """Everything the next epoch depends on."""
@@ -218,10 +232,20 @@ class Trainer:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.memory = Memory(**state["memory"])
-        self.model.load_state_dict(state["model"])
+        self.model.load(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self.method.load_state(state["method"])
+
+
+@dataclass(frozen=True, eq=False)
+class _Scenes:
+    """The training windows of a run, read anew each time somebody goes through them."""
+
+    trainer: Trainer
+
+    def __iter__(self) -> Iterator[Scene]:
+        return self.trainer.told_scenes()
 
 
 def learning_rate(settings: TrainingSettings, epoch: int) -> float:

@@ -78,10 +78,11 @@ class Scene:
 class Method:
     """Learning from points alone (partial cross-entropy), and the frame for everything beyond.
 
-    The trainer calls `attach` once, `loss` at each step, `refresh` when the validation partial cross-entropy reaches a
-    new minimum after the warm-up, and `after_step` after each step; `state` and `load_state` carry a method over an
-    interruption. During the warm-up, `Losses.second` is not learnt from. Random numbers are torch's own, which the
-    trainer seeds. What predicts is always the network alone.
+    The trainer calls `attach` once, `prepare` once before the first step, `loss` and then `after_step` at each step,
+    `tune` before each validation, and `refresh` when the validation partial cross-entropy reaches a new minimum after
+    the warm-up; `state` and `load_state` carry a method over an interruption. During the warm-up, `Losses.second` is
+    not learnt from, unless the method is `ready_at_once`. Random numbers are torch's own, which the trainer seeds. What
+    predicts is the model alone.
 
     Attributes
     ----------
@@ -89,12 +90,15 @@ class Method:
         Reference masks are learnt from.
     has_teacher : bool
         `refresh` does something.
+    ready_at_once : bool
+        The second term needs no warm-up: what it learns from does not come from the network.
     paced : bool
         The loss depends on `Batch.progress`, so that a run of more epochs is another run from its first step.
     """
 
     needs_masks = False
     has_teacher = False
+    ready_at_once = False
     paced = False
 
     def attach(self, model: SegmentationModel) -> Iterable[nn.Parameter]:
@@ -107,6 +111,17 @@ class Method:
         """
         return ()
 
+    def prepare(self, model: SegmentationModel, scenes: Iterable[Scene]) -> None:
+        """Learn what can be learnt of the training windows before the first step.
+
+        Parameters
+        ----------
+        model : SegmentationModel
+            Untrained, in evaluation mode.
+        scenes : iterable of Scene
+            The training windows; may be gone through several times.
+        """
+
     def loss(self, model: SegmentationModel, batch: Batch) -> Losses:
         """Losses of a batch, to be differentiated; eq. 3 alone."""
         logits, _ = model(batch.inputs)
@@ -114,6 +129,17 @@ class Method:
 
     def after_step(self, model: SegmentationModel) -> None:
         """Follow the network after an optimiser step (an average of weights, say)."""
+
+    def tune(self, model: SegmentationModel, held_out: Iterable[tuple[Scene, NDArray[np.int8]]]) -> None:
+        """Fit what is fitted to held-out points, before they are scored; the model is in evaluation mode.
+
+        Parameters
+        ----------
+        model : SegmentationModel
+            The network so far.
+        held_out : iterable of (Scene, (h, w) int8 array)
+            Validation windows and their labels: 1 in-target, 0 out-of-target, -1 unlabelled.
+        """
 
     def refresh(self, model: SegmentationModel, scenes: Iterable[Scene]) -> None:
         """Ask the teacher again for every training window; the model is in evaluation mode."""

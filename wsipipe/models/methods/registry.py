@@ -13,6 +13,7 @@ from wsipipe.models.methods.dual_branch import DualBranch
 from wsipipe.models.methods.full import FullSupervision
 from wsipipe.models.methods.mean_teacher import MeanTeacher
 from wsipipe.models.methods.mixmatch import MixMatch
+from wsipipe.models.methods.pooled import PooledCvmTeacher
 from wsipipe.models.methods.variational import ContrastMapTeacher, CvmTeacher
 
 
@@ -29,6 +30,7 @@ def build_method(recipe: Recipe) -> Method:
         "direct_variational": lambda: _direct_variational(recipe),
         "contrast_map": lambda: ContrastMapTeacher(recipe.cvm),
         "cvm": lambda: CvmTeacher(recipe.cvm),
+        "cvm_plus": lambda: PooledCvmTeacher(recipe.cvm_plus),
     }
     return builders[recipe.training.method]()
 
