@@ -42,7 +42,8 @@ def region_means(bands: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[Fl
     -----
     Memory is that of one band and of a few numbers for each component.
     """
-    pixels, sums = [np.zeros(1, np.int64)], [np.zeros(1)]
+    pixels: list[NDArray[Any]] = [np.zeros(1, np.int64)]
+    sums: list[NDArray[Any]] = [np.zeros(1)]
     seams = [np.empty((0, 2), np.int64)]
     above, count = np.zeros(0, np.int64), 0
     for mask, values in bands:
