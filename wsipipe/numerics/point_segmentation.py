@@ -157,6 +157,7 @@ class WindowedMap:
 
 
 def checked_valid(valid: NDArray[np.bool_] | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Cells that count, (rows, cols); all of them where nobody says. Maps that are too large are refused."""
     if shape[0] * shape[1] > MAX_CELLS:
         raise NumericsError(
             f"a map of {shape[0]} x {shape[1]} cells is too large to segment",

@@ -85,7 +85,7 @@ def predict_slide(
         if not force and (outcome := settled(folder, entry.key, provenance)):
             return outcome
         tissue = _tissue(entry, slide, out, recipe)
-        with _open_map(entry, slide, out, recipe, reader=reader, device=device, report=report) as source:
+        with open_map(entry, slide, out, recipe, reader=reader, device=device, report=report) as source:
             if isinstance(source, FeatureMap):
                 check_fits(checkpoint, source.info)
             network = restore_model(checkpoint, device=str(pick_device(device)))
@@ -104,7 +104,7 @@ def _tissue(entry: SlideEntry, slide: SlideReader, out: Path, recipe: Recipe) ->
 
 
 @contextmanager
-def _open_map(
+def open_map(
     entry: SlideEntry,
     slide: SlideReader,
     out: Path,
@@ -114,6 +114,7 @@ def _open_map(
     device: str,
     report: Report,
 ) -> Iterator[MapSource]:
+    """Open what a model reads of a slide: the pixels of an image, or features, extracted where they are missing."""
     if recipe.encoder.uses_images:
         yield ImageMap(slide, recipe.tile.mpp)
         return
