@@ -3,8 +3,8 @@
     python benchmarks/polygons.py [--shape ROWS COLS] [--sigma PX] [--json]
 
 The mask is synthetic (smoothed noise, a quarter of it inside); by default 12 megapixels with 100,000 components. Every
-step runs in a process of its own, after the steps that it needs; its CPU time is its own, its peak memory that of all of
-these above a process with everything imported. `library` is the usual way, rasterio's shapes turned into shapely
+step runs in a process of its own, after the steps that it needs; its CPU time is its own, its peak memory that of all
+of these above a process with everything imported. `library` is the usual way, rasterio's shapes turned into shapely
 polygons, from a mask in memory. The script fails where the outlines, drawn again, are not the mask, or where the
 library's polygons have another area.
 """
