@@ -206,6 +206,12 @@ def test_masks_are_found_in_folders(project, tmp_path):
         list_masks([path, tmp_path / "s.png"])
 
 
+def test_one_slide_is_not_taken_for_several_masks(project, tmp_path, slide_path):
+    path, _, _ = project
+    with pytest.raises(ConfigError, match=r"tissue\.svs: is one slide for 2 masks \(give a folder"):
+        export_many([path, tmp_path / "t.png"], tmp_path, Exporting(("asap",), slide=slide_path))
+
+
 def test_a_bad_mask_costs_only_itself(project, tmp_path):
     path, _, _ = project
     (tmp_path / "bad.png").write_bytes(b"no picture")

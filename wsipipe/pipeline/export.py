@@ -110,7 +110,16 @@ def list_masks(inputs: Sequence[Path]) -> list[Path]:
 
 
 def export_many(masks: Sequence[Path], folder: Path, how: Exporting) -> list[SlideOutcome]:
-    """Export every mask; one that cannot be read does not stop the others."""
+    """Export every mask; one that cannot be read does not stop the others.
+
+    Raises
+    ------
+    ConfigError
+        One slide is given for several masks.
+    """
+    if len(masks) > 1 and how.slide is not None and how.slide.is_file():
+        problem = f"is one slide for {len(masks)} masks"
+        raise ConfigError(problem, path=how.slide, remedy="give a folder of slides, named like the masks")
     return [_guarded(path, folder, how) for path in masks]
 
 
