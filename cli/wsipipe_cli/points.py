@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 NAME = "points"
 
-app = typer.Typer(help="Sample points from reference masks; audit points that were clicked.", no_args_is_help=True)
+app = typer.Typer(help="Sample, audit and suggest points.", no_args_is_help=True)
 
 
 @app.callback()
 def group() -> None:
-    """Sample points from reference masks; audit points that were clicked."""
+    """Sample, audit and suggest points."""
 
 
 @app.command("sample")
@@ -117,6 +117,29 @@ def audit(
     typer.echo(f"-> {output / 'audit' / 'audit.json'}")
     if not all(audit.usable for audit in audits):
         raise typer.Exit(1)
+
+
+@app.command("suggest")
+def suggest(
+    rasters: Annotated[
+        list[Path], typer.Argument(help="*.probability.tif of `segment` or `predict`, or folders: masks/ of a project.")
+    ],
+    output: Output = DEFAULT_OUTPUT,
+    count: Annotated[int, typer.Option(min=1, help="Places for each slide.")] = 10,
+    spacing: Annotated[float, typer.Option(min=1, help="Smallest distance between places and from points, um.")] = 200,
+    points: Annotated[
+        Path | None,
+        typer.Option("--points", "-p", help="Points there are, file or folder; those that `segment` used are known."),
+    ] = None,
+    no_crop: NoCrop = False,
+) -> None:
+    """Suggest where another point would say most, as QuPath points of class Suggested: points/ of the project folder."""
+    from wsipipe.pipeline.point_suggestion import Suggesting, list_probabilities, suggest_many
+    from wsipipe_cli.batch import summarise
+
+    how = Suggesting(count, spacing, points, not no_crop)
+    outcomes = suggest_many(list_probabilities(rasters), output / "points", how)
+    summarise(outcomes, total=len(outcomes))
 
 
 def _print_audits(audits: Sequence[SlideAudit]) -> None:
