@@ -133,7 +133,7 @@ def suggest(
     ] = None,
     no_crop: NoCrop = False,
 ) -> None:
-    """Suggest where another point would say most, as QuPath points of class Suggested: points/ of the project folder."""
+    """Suggest where another point would say most, as QuPath points of class Suggested: points/ of the project."""
     from wsipipe.pipeline.point_suggestion import Suggesting, list_probabilities, suggest_many
     from wsipipe_cli.batch import summarise
 

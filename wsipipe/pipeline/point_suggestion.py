@@ -102,7 +102,8 @@ def suggest_slide(path: Path, folder: Path, how: Suggesting) -> SlideOutcome:
     # Places are looked for on cells of a quarter of the distance, which are fields rather than lines.
     step = max(1, math.floor(spacing / 4))
     uncertainty = _uncertainty(iter_bands(path, step * max(1, 512 // step)), info.grid, step)
-    cells = CellGrid(*uncertainty.shape, info.grid.cell_px * step)
+    rows, cols = uncertainty.shape
+    cells = CellGrid(rows, cols, info.grid.cell_px * step)
     taken = _taken(how, key, told, (float(x), float(y))) / cells.cell_px
     chosen = suggest_cells(uncertainty, taken[:, ::-1], count=how.count, spacing=spacing / step)
     labels, names = np.full(len(chosen), OUT_OF_TARGET, np.int64), (CLASS_NAME,) * len(chosen)
