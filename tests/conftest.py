@@ -13,6 +13,13 @@ from slidemaker import tissue_picture, write_slide
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that reads shared data, so that `-m shared` finds them all."""
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder of real slides and annotations; the test is skipped where it is missing."""

@@ -18,6 +18,7 @@ from wsipipe_cli import (
     demo,
     doctor,
     evaluate,
+    export,
     extract,
     info,
     points,
@@ -36,7 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (info, tile, extract, train, predict, segment, cvm, crossval, evaluate, demo, doctor):
+for _module in (info, tile, extract, train, predict, segment, cvm, crossval, evaluate, export, demo, doctor):
     app.command(_module.NAME)(_module.command)
 for _group in (points, ablate):
     app.add_typer(_group.app, name=_group.NAME)

@@ -115,17 +115,17 @@ def segment_map(
     NumericsError
         Wrong shapes or types, points outside the map, features that are not finite, or more than 64 million cells.
     """
-    world = _World(read, shape, _checked_valid(valid, shape))
-    cells, labels, notes = _usable(points_cells, label, world.valid)
-    shaping = _fit(world, cells, settings)
-    weights = _point_weights(world, shaping, cells, labels, settings)
-    z = _levelled(_contrast(world, shaping, weights), world.valid, settings.gain)
+    world = WindowedMap(read, shape, checked_valid(valid, shape))
+    cells, labels, notes = usable_points(points_cells, label, world.valid)
+    shaping = fit_shaping(world, cells, settings)
+    direction = weighted_direction(point_prototypes(world, shaping, cells, settings), labels, settings)
+    z = levelled(contrast_maps(world, shaping, direction[None])[0], world.valid, settings.gain)
     u, status = solve(z, world.valid, settings)
     return _result(u, z, status, notes)
 
 
 @dataclass(frozen=True)
-class _World:
+class WindowedMap:
     """A map that is read in windows."""
 
     read: Read
@@ -157,7 +157,8 @@ class _World:
         return np.concatenate(parts)
 
 
-def _checked_valid(valid: NDArray[np.bool_] | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+def checked_valid(valid: NDArray[np.bool_] | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Cells that count, (rows, cols); all of them where nobody says. Maps that are too large are refused."""
     if shape[0] * shape[1] > MAX_CELLS:
         raise NumericsError(
             f"a map of {shape[0]} x {shape[1]} cells is too large to segment",
@@ -170,7 +171,7 @@ def _checked_valid(valid: NDArray[np.bool_] | None, shape: tuple[int, int]) -> N
     return valid
 
 
-def _usable(
+def usable_points(
     points_cells: ArrayLike, label: ArrayLike, valid: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
     """Points on valid cells; refuse what leaves a class empty."""
@@ -189,7 +190,7 @@ def _usable(
     return cells[on], labels[on], notes
 
 
-def _fit(world: _World, cells: NDArray[np.int64], settings: SegmentSettings) -> Shaping:
+def fit_shaping(world: WindowedMap, cells: NDArray[np.int64], settings: SegmentSettings) -> Shaping:
     """Shape features on random cells and those of the points."""
     ids = np.flatnonzero(world.valid)
     rng = np.random.default_rng(settings.seed)
@@ -210,36 +211,39 @@ def _fit(world: _World, cells: NDArray[np.int64], settings: SegmentSettings) -> 
     return Shaping(axes, diffusions)
 
 
-def _point_weights(
-    world: _World,
-    shaping: Shaping,
-    cells: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    settings: SegmentSettings,
+def point_prototypes(
+    world: WindowedMap, shaping: Shaping, cells: NDArray[np.int64], settings: SegmentSettings
 ) -> NDArray[np.float32]:
-    """(dim of shaped features,) vector whose product with a cell is sum_i w_i S_i(cell)."""
-    prototypes = np.stack([_prototype(world, shaping, cell, settings.prototype // 2) for cell in cells])
-    weights = ridge_weights(prototypes, labels, noise=settings.noise)
-    return np.asarray(weights @ prototypes)
+    """(n, k) mean directions of the shaped features round each point's cell."""
+    return np.stack([_prototype(world, shaping, cell, settings.prototype // 2) for cell in cells])
 
 
-def _prototype(world: _World, shaping: Shaping, cell: NDArray[np.int64], reach: int) -> NDArray[np.float32]:
+def weighted_direction(
+    prototypes: NDArray[np.float32], labels: NDArray[np.int64], settings: SegmentSettings
+) -> NDArray[np.float32]:
+    """(k,) vector whose product with a shaped cell is sum_i w_i S_i(cell), with ridge weights w."""
+    return np.asarray(ridge_weights(prototypes, labels, noise=settings.noise) @ prototypes)
+
+
+def _prototype(world: WindowedMap, shaping: Shaping, cell: NDArray[np.int64], reach: int) -> NDArray[np.float32]:
     """Mean direction of the valid cells round a point."""
     rows, cols = (slice(max(0, int(centre) - reach), int(centre) + reach + 1) for centre in cell)
     window = slice(rows.start, min(rows.stop, world.shape[0])), slice(cols.start, min(cols.stop, world.shape[1]))
     return unit(shaping.apply(world.features(window, world.valid[window])).mean(axis=0))
 
 
-def _contrast(world: _World, shaping: Shaping, vector: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(rows, cols) weighted sum of the correlation maps; 0 on cells that are not valid."""
-    out = np.zeros(world.shape, np.float32)
+def contrast_maps(world: WindowedMap, shaping: Shaping, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, rows, cols) weighted sums of the correlation maps for (n, k) vectors, in one pass; 0 where not valid."""
+    out = np.zeros((len(vectors), *world.shape), np.float32)
     for window in world.windows():
         chosen = world.valid[window]
-        out[window][chosen] = shaping.apply(world.features(window, chosen)) @ vector
+        shaped = shaping.apply(world.features(window, chosen))
+        for contrast, vector in zip(out, vectors, strict=True):
+            contrast[window][chosen] = shaped @ vector
     return out
 
 
-def _levelled(contrast: NDArray[np.float32], valid: NDArray[np.bool_], gain: float) -> NDArray[np.float32]:
+def levelled(contrast: NDArray[np.float32], valid: NDArray[np.bool_], gain: float) -> NDArray[np.float32]:
     """Logistic of the contrast in units of its mean size, in place; 0 stays 0 where not valid.
 
     Min-max normalisation would let the neighbourhood of one point set the scale.

@@ -136,7 +136,7 @@ def _collect(strips: Iterator[NDArray[np.bool_]], grid: CellGrid) -> _Corners | 
         if found or above.any():
             parts.append(_corners(_Labels(above, labels, count), row))
         top, bottom = (np.where(strip[edge], labels[edge].astype(np.int64) + count, 0) for edge in (0, -1))
-        seams.append(_seam(above, top))
+        seams.append(touching_labels(above, top))
         row, count, above = row + len(strip), count + found, bottom
     return _united(parts, np.concatenate(seams), count) if parts else None
 
@@ -146,8 +146,8 @@ def _joined(parts: Iterable[_Corners]) -> _Corners:
     return _Corners(*(np.concatenate(column) for column in columns))
 
 
-def _seam(above: Ints, below: Ints) -> Ints:
-    """Pairs of labels that touch across the border of two bands."""
+def touching_labels(above: Ints, below: Ints) -> Ints:
+    """Pairs of labels, (n, 2), that touch across the border of two bands; 0 is no label."""
     touching = (above > 0) & (below > 0)
     return np.unique(np.stack([above[touching], below[touching]], axis=1), axis=0)
 

@@ -20,8 +20,7 @@ from wsipipe.models.segmentation import SegmentationModel, restore_model
 from wsipipe.numerics.metrics import METRICS, Counts, auc
 from wsipipe.pipeline.crossval_plan import HeldOut, Job
 from wsipipe.pipeline.large_maps import Room
-from wsipipe.pipeline.predict import checkpoint_path, predict_bands
-from wsipipe.pipeline.refine import refined_bands
+from wsipipe.pipeline.predict import checkpoint_path, predict_map
 from wsipipe.pipeline.samples import truth_of
 from wsipipe.pipeline.sources import Source
 from wsipipe.pipeline.train import train
@@ -158,9 +157,7 @@ def predicted(
     network: SegmentationModel, source: Source, recipe: Recipe, room: Room
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Probability of every cell of an image, and which cells hold something, both (rows, cols)."""
-    bands = predict_bands(network, _SourceMap(source), recipe)
-    if recipe.refines:
-        bands = refined_bands(bands, lam_rel=recipe.predict.lam_rel, room=room)
+    bands = predict_map(network, _SourceMap(source), recipe, room=room)
     values, valid = (np.concatenate(parts) for parts in zip(*bands, strict=True))
     return np.where(valid, values, np.float32(0)), valid
 

@@ -36,7 +36,7 @@ from wsipipe.pipeline.marked_points import points_file, points_told, usable_poin
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.results import Segmentation, UnseenSlide, bounds_offset, in_bands, settle, settled
 from wsipipe.progress import Progress, Report, silent
-from wsipipe.slides import SlideEntry, SlideReader, list_slides, open_slide, slide_identity
+from wsipipe.slides import SlideEntry, SlideReader, find_slide, open_slide, slide_identity
 from wsipipe.store.feature_map import FeatureMap, FeatureMapInfo
 
 Distance = Literal["none", "euclidean", "geodesic"]
@@ -231,20 +231,11 @@ def _subject(
     if slide is None:
         yield UnseenSlide(entry.path, info.slide_size, info.slide_mpp, "feature map")
         return
-    path = _slide_file(slide, info.slide)
+    path = find_slide(slide, info.slide)
     if slide_identity(path) != info.slide_identity:
         raise StoreError(f"is not the slide that {entry.path} was made from", path=path)
     with open_slide(path, mpp=info.slide_mpp, reader=reader) as opened:
         yield opened
-
-
-def _slide_file(slide: Path, key: str) -> Path:
-    if not slide.is_dir():
-        return slide
-    found = [entry.path for entry in list_slides([slide]) if entry.key == key]
-    if not found:
-        raise StoreError(f"holds no slide {key}", path=slide)
-    return found[0]
 
 
 def _valid(features: FeatureMap) -> Bools:

@@ -91,14 +91,12 @@ def predict_slide(
         if not force and (outcome := settled(folder, entry.key, provenance)):
             return outcome
         tissue = _tissue(entry, slide, out, recipe)
-        with _open_map(entry, slide, out, recipe, reader=reader, device=device, report=report) as source:
+        with open_map(entry, slide, out, recipe, reader=reader, device=device, report=report) as source:
             if isinstance(source, FeatureMap):
                 check_fits(checkpoint, source.info)
             network = restore_model(checkpoint, device=str(pick_device(device)))
-            bands = predict_bands(network, source, recipe, item=entry.key, report=report)
-            if recipe.refines:
-                room = Room(folder, entry.key, report=report)
-                bands = refined_bands(bands, lam_rel=recipe.predict.lam_rel, room=room)
+            room = Room(folder, entry.key, report=report)
+            bands = predict_map(network, source, recipe, room=room, item=entry.key, report=report)
             threshold = recipe.predict.threshold
             segmentation = Segmentation(source.grid, bands, tissue, threshold=threshold, offset=offset)
             return settle(folder, entry.key, slide, segmentation, provenance=provenance)
@@ -112,7 +110,7 @@ def _tissue(entry: SlideEntry, slide: SlideReader, out: Path, recipe: Recipe) ->
 
 
 @contextmanager
-def _open_map(
+def open_map(
     entry: SlideEntry,
     slide: SlideReader,
     out: Path,
@@ -122,6 +120,7 @@ def _open_map(
     device: str,
     report: Report,
 ) -> Iterator[MapSource]:
+    """Open what a model reads of a slide: the pixels of an image, or features, extracted where they are missing."""
     if recipe.encoder.uses_images:
         yield ImageMap(slide, recipe.tile.mpp)
         return
@@ -133,6 +132,33 @@ def _open_map(
 def checkpoint_path(model: Path) -> Path:
     """Checkpoint of a run folder, or the file itself."""
     return model / "checkpoint.safetensors" if model.is_dir() else model
+
+
+def predict_map(
+    network: SegmentationModel,
+    source: MapSource,
+    recipe: Recipe,
+    *,
+    room: Room,
+    item: str = "",
+    report: Report = silent,
+) -> Iterator[Band]:
+    """Probability of a whole map as the recipe has it: of `predict_bands`, refined where it says so.
+
+    Parameters
+    ----------
+    network, source, recipe, item, report
+        See `predict_bands`.
+    room : Room
+        Where it is refined; then the whole map is held.
+
+    Yields
+    ------
+    ((n, cols) float32, (n, cols) bool)
+        Of consecutive rows.
+    """
+    bands = predict_bands(network, source, recipe, item=item, report=report)
+    return refined_bands(bands, lam_rel=recipe.predict.lam_rel, room=room) if recipe.refines else bands
 
 
 def predict_bands(

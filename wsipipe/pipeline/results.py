@@ -14,16 +14,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from shapely.geometry import Polygon
 
 from wsipipe._version import __version__
-from wsipipe.annotations.shapes import OutlinedRegion
 from wsipipe.geometry import CellGrid
-from wsipipe.numerics.polygons import outline_mask
 from wsipipe.numerics.regrid import Band, raster_grid, regrid_bands, sample_nearest
 from wsipipe.numerics.tissue import Tissue
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.overlay import draw_overlay
+from wsipipe.pipeline.regions import regions_of
 from wsipipe.slides import SlideReader
 from wsipipe.store.geojson import write_geojson
 from wsipipe.store.images import write_png
@@ -198,9 +196,13 @@ def write_results(
         masks = _MaskBands(probability, segmentation.threshold)
         write_pyramid(mask, iter(masks), grid=raster, mpp=mpp, flavour="plain", reduce="nearest")
         write_pyramid(mask_ome, iter(masks), grid=raster, mpp=mpp, flavour="ome", reduce="nearest")
-        regions = [
-            _region(polygon, segmentation.class_name, reader.mpp) for polygon in outline_mask(iter(masks), raster)
-        ]
+        regions = regions_of(
+            masks,
+            raster,
+            class_name=segmentation.class_name,
+            mpp=reader.mpp,
+            probability=iter_bands(probability, _BAND_ROWS),
+        )
         write_geojson(geojson, regions, offset=segmentation.offset, slide=key)
         if not isinstance(reader, UnseenSlide):
             write_png(overlay, draw_overlay(reader, regions))
@@ -235,11 +237,6 @@ def _probability_bands(segmentation: Segmentation, raster: CellGrid) -> Iterator
         tissue = sample_nearest(segmentation.tissue.mask, segmentation.tissue.grid, raster, rows)
         yield np.rint(np.where(tissue, band, 0) * 255).astype(np.uint8)
         start = rows.stop
-
-
-def _region(polygon: Polygon, class_name: str, mpp: float | None) -> OutlinedRegion:
-    measured = {"Area px^2": polygon.area} if mpp is None else {"Area um^2": polygon.area * mpp**2}
-    return OutlinedRegion(polygon, class_name, measurements=measured)
 
 
 def _report(

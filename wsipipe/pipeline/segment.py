@@ -118,14 +118,15 @@ def _segment(
     """Probability and validity of every cell; what the user should know is warned of."""
     grid, valid = features.grid, features.read_valid(slice(None), slice(None))
     cells = grid.cells_of(points.xy)
-    solve = partial(_solve, room)
+    solve = partial(solve_in, room)
     found = segment_map(features.read, grid.shape, cells, points.label, valid=valid, settings=settings, solve=solve)
     for note in (*points.notes, *found.notes):
         warnings.warn(f"{features.info.slide}: {note}", UserWarning, stacklevel=2)
     return found.probability, valid
 
 
-def _solve(room: Room, z: Floats, valid: NDArray[np.bool_], settings: SegmentSettings) -> tuple[Floats, Status]:
+def solve_in(room: Room, z: Floats, valid: NDArray[np.bool_], settings: SegmentSettings) -> tuple[Floats, Status]:
+    """Segment a contrast map by eq. 6 within the memory that there is: u, and how the solve ended."""
     how = SolverSettings(lam_rel=settings.lam_rel, beta=settings.beta, tol=settings.tol)
     solution, _ = solve_map(z, valid=valid, room=room, settings=how, means=settings.means)
     return solution.u, solution.status

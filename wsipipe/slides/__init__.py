@@ -1,8 +1,9 @@
 """Slides: one protocol over OpenSlide, tiffslide and plain images."""
 
 from wsipipe.slides.base import SlideReader
+from wsipipe.slides.dicom import is_dicom, series_files
 from wsipipe.slides.identity import slide_files, slide_identity
-from wsipipe.slides.listing import SlideEntry, keys_beside, list_slides
+from wsipipe.slides.listing import SlideEntry, find_slide, keys_beside, list_slides
 from wsipipe.slides.opening import open_slide
 from wsipipe.slides.overview import read_overview
 from wsipipe.slides.resolution import require_mpp
@@ -12,11 +13,14 @@ __all__ = [
     "MppView",
     "SlideEntry",
     "SlideReader",
+    "find_slide",
+    "is_dicom",
     "keys_beside",
     "list_slides",
     "open_slide",
     "read_overview",
     "require_mpp",
+    "series_files",
     "slide_files",
     "slide_identity",
 ]

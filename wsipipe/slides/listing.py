@@ -78,6 +78,24 @@ def keys_beside(path: Path) -> list[str]:
     return [slide_key(file) for file in _folder(path.resolve().parent)]
 
 
+def find_slide(place: Path, key: str) -> Path:
+    """Slide of a key: the file itself, or the one in a folder that has this stem; or the folder, where it is a slide.
+
+    Raises
+    ------
+    SlideError
+        The folder holds no such slide.
+    """
+    if not place.is_dir():
+        return place
+    found = [entry.path for entry in list_slides([place]) if entry.key == key]
+    if not found and dicom_files(place):
+        return place
+    if not found:
+        raise SlideError(f"holds no slide {key}", path=place)
+    return found[0]
+
+
 def _expand(path: Path, mpp: float | None) -> Iterable[SlideEntry]:
     if path.suffix.lower() == ".csv" and not path.is_dir():
         return _table(path, mpp)

@@ -19,10 +19,10 @@ import shapely
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.polygon import orient
 
-from wsipipe.annotations.classes import class_color
 from wsipipe.annotations.shapes import OutlinedRegion
 from wsipipe.errors import StoreError
 from wsipipe.store.atomic import atomic_path
+from wsipipe.store.regions import check_region, region_color
 from wsipipe.store.tables import plain
 
 DECIMALS = 2
@@ -106,11 +106,12 @@ def _frame(offset: tuple[float, float]) -> dict[str, object]:
 def _feature(
     region: OutlinedRegion, number: int, offset: tuple[float, float], *, locked: bool, path: Path
 ) -> dict[str, object]:
+    check_region(region, number, path=path)
     geometry = _geometry(_rounded(region.geometry, offset, number, path))
     properties: dict[str, object] = {"objectType": "annotation", "isLocked": locked}
     if region.class_name is not None:
-        color = region.color or class_color(region.class_name)
-        properties["classification"] = {"name": region.class_name, "color": [int(value) for value in color]}
+        color = [int(value) for value in region_color(region)]
+        properties["classification"] = {"name": region.class_name, "color": color}
     properties["measurements"] = plain(dict(region.measurements), path=path, where=f"region {number}: measurements")
     content = json.dumps([number, geometry, properties], sort_keys=True)
     return {
@@ -125,8 +126,6 @@ def _rounded(
     geometry: Polygon | MultiPolygon, offset: tuple[float, float], number: int, path: Path
 ) -> Polygon | MultiPolygon:
     """Shift and round; where rounding folds a thin part over, let GEOS put it right."""
-    if geometry.is_empty or not np.isfinite(geometry.bounds).all():
-        raise StoreError(f"region {number} is empty or not finite, bounds {geometry.bounds}", path=path)
     moved = shapely.transform(geometry, lambda xy: xy - np.asarray(offset))
     rounded = shapely.transform(moved, lambda xy: np.round(xy, DECIMALS))
     if not rounded.is_valid:

@@ -1,0 +1,51 @@
+"""A model's probability at points is that of its prediction of the whole map."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from wsipipe.config import parse_recipe
+from wsipipe.errors import CheckpointError
+from wsipipe.models.segmentation import build_model
+from wsipipe.pipeline.extract import extract_slide
+from wsipipe.pipeline.point_predictions import predict_points
+from wsipipe.pipeline.predict import predict_bands
+from wsipipe.slides import list_slides
+from wsipipe.store.checkpoint import Checkpoint, save_checkpoint
+from wsipipe.store.feature_map import FeatureMap
+
+RECIPE = parse_recipe(
+    {
+        "network": {"width": 4, "depth": 2},
+        "predict": {"window": 64, "overlap": 16},
+        "tile": {"mpp": 1.0},
+        "encoder": {"name": "filterbank", "kind": "dense", "stride_px": 8},
+    }
+)
+
+
+def test_points_get_what_the_whole_map_has_there(tmp_path, slide_path):
+    (entry,) = list_slides([slide_path])
+    with FeatureMap.open(extract_slide(entry, tmp_path, RECIPE).outputs[0]) as features:
+        info = features.info
+        torch.manual_seed(0)
+        network = build_model(info.dim, RECIPE).eval()
+        bands = list(predict_bands(network, features, RECIPE.predict))
+    facts = {name: getattr(info, name) for name in ("encoder", "kind", "mpp", "stride_px", "weights_digest")}
+    checkpoint = Checkpoint(network.state_dict(), RECIPE, {"in_channels": info.dim} | facts)
+    save_checkpoint(tmp_path / "run" / "checkpoint.safetensors", checkpoint)
+    xy = np.array([(500.0, 300.0), (200.5, 600.25), (5.0, 5.0), (-40.0, 10.0), (99999.0, 10.0)])
+    found = predict_points(entry, xy, model=tmp_path / "run", out=tmp_path)
+    whole = np.concatenate([values for values, _ in bands])
+    cells = info.grid.cells_of(xy[:2])
+    assert found[:2].tolist() == pytest.approx(whole[tuple(cells.T)].tolist(), rel=1e-6)
+    assert np.isnan(found[2:]).all(), "glass, and places off the slide"
+    assert not (tmp_path / "masks").exists()
+
+
+def test_a_model_that_is_none_is_told(tmp_path, slide_path):
+    (entry,) = list_slides([slide_path])
+    with pytest.raises(CheckpointError, match="no-run"):
+        predict_points(entry, np.zeros((1, 2)), model=tmp_path / "no-run", out=tmp_path)

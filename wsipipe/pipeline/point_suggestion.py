@@ -1,0 +1,133 @@
+"""The `points suggest` command: where to click next, from the probability that `segment` or `predict` wrote."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsipipe.annotations.points import OUT_OF_TARGET, PointSet
+from wsipipe.annotations.reading import read_marks
+from wsipipe.errors import ConfigError, WsipipeError
+from wsipipe.geometry import CellGrid
+from wsipipe.numerics.suggestion import suggest_cells
+from wsipipe.pipeline.marked_points import points_file
+from wsipipe.pipeline.outcome import SlideOutcome
+from wsipipe.pipeline.point_files import write_points
+from wsipipe.store.raster import iter_bands, raster_info
+from wsipipe.store.tables import read_json
+
+CLASS_NAME = "Suggested"
+_PROBABILITY = ".probability.tif"
+
+
+@dataclass(frozen=True)
+class Suggesting:
+    """How places are chosen.
+
+    Parameters
+    ----------
+    count : int
+        Places for each slide.
+    spacing_um : float
+        Smallest distance between two places, and to a point there is; px of the raster where no resolution is known.
+    points : Path or None
+        Points there are, a file or a folder; those that `segment` used are known from its report.
+    crop : bool
+        The file is relative to the slide's bounds, as QuPath shows it.
+    """
+
+    count: int = 10
+    spacing_um: float = 200.0
+    points: Path | None = None
+    crop: bool = True
+
+
+def list_probabilities(inputs: Sequence[Path]) -> list[Path]:
+    """Probability rasters among files and folders.
+
+    Raises
+    ------
+    ConfigError
+        A folder holds none, or a file is none by its name.
+    """
+    found = [
+        file for place in inputs for file in (sorted(place.glob(f"*{_PROBABILITY}")) if place.is_dir() else [place])
+    ]
+    bad = next((file for file in found if not file.name.endswith(_PROBABILITY)), None)
+    if bad is not None or not found:
+        remedy = "give files that `segment` or `predict` wrote to masks/"
+        raise ConfigError(f"no *{_PROBABILITY}", path=bad or inputs[0], remedy=remedy)
+    return found
+
+
+def suggest_many(rasters: Sequence[Path], folder: Path, how: Suggesting) -> list[SlideOutcome]:
+    """Suggest places for every slide; one that cannot be read does not stop the others."""
+    return [_guarded(path, folder, how) for path in rasters]
+
+
+def _guarded(path: Path, folder: Path, how: Suggesting) -> SlideOutcome:
+    try:
+        return suggest_slide(path, folder, how)
+    except WsipipeError as error:
+        return SlideOutcome(path.name.removesuffix(_PROBABILITY), "failed", str(error))
+
+
+def suggest_slide(path: Path, folder: Path, how: Suggesting) -> SlideOutcome:
+    """Write the places where the probability is least sure as QuPath points of the class "Suggested".
+
+    Parameters
+    ----------
+    path : Path
+        `<slide>.probability.tif`; off the tissue it is 0, so that no place is suggested there.
+    folder : Path
+        Gets `<slide>.suggested.geojson`.
+    how : Suggesting
+        How many places, and how far apart.
+
+    Raises
+    ------
+    WsipipeError
+        A file cannot be read or written.
+    """
+    key, info = path.name.removesuffix(_PROBABILITY), raster_info(path)
+    report = path.with_name(f"{key}.report.json")
+    told = read_json(report) if report.is_file() else {}
+    x, y = told.get("geojson_frame", {}).get("origin", (0.0, 0.0)) if how.crop else (0.0, 0.0)
+    spacing = how.spacing_um / (info.mpp or 1.0)  # px of the raster
+    # Places are looked for on cells of a quarter of the distance, which are fields rather than lines.
+    step = max(1, math.floor(spacing / 4))
+    uncertainty = _uncertainty(iter_bands(path, step * max(1, 512 // step)), info.grid, step)
+    rows, cols = uncertainty.shape
+    cells = CellGrid(rows, cols, info.grid.cell_px * step)
+    taken = _taken(how, key, told, (float(x), float(y))) / cells.cell_px
+    chosen = suggest_cells(uncertainty, taken[:, ::-1], count=how.count, spacing=spacing / step)
+    labels, names = np.full(len(chosen), OUT_OF_TARGET, np.int64), (CLASS_NAME,) * len(chosen)
+    output = folder / f"{key}.suggested.geojson"
+    write_points(output, PointSet(cells.centres(chosen), labels, names), slide=key, offset=(float(x), float(y)))
+    return SlideOutcome(key, "done", f"{len(chosen)} places", (output,))
+
+
+def _uncertainty(bands: Iterator[NDArray[np.uint8]], grid: CellGrid, step: int) -> NDArray[np.float32]:
+    """Mean of 1 - |2 p - 1| over cells of `step` px squared; what lies past the raster counts as sure."""
+    rows = []
+    for band in bands:
+        doubt = 1 - np.abs(band.astype(np.float32) * (2 / 255) - 1)
+        padded = np.pad(doubt, ((0, -len(band) % step), (0, -grid.cols % step)))
+        rows.append(padded.reshape(padded.shape[0] // step, step, -1, step).mean(axis=(1, 3)))
+    return np.concatenate(rows)
+
+
+def _taken(how: Suggesting, key: str, told: dict[str, object], offset: tuple[float, float]) -> NDArray[np.float64]:
+    """(x, y) in level-0 px of all points there are."""
+    provenance = told.get("provenance")
+    used = provenance.get("points", []) if isinstance(provenance, dict) else []
+    places = [[float(x), float(y)] for x, y, _ in used]
+    if how.points is not None:
+        marks = read_marks(points_file(how.points, key), offset=offset)
+        places += [[point.x, point.y] for point in marks.points]
+    return np.array(places, dtype=np.float64).reshape(-1, 2)
