@@ -41,7 +41,7 @@ def head(dtype=torch.float64) -> nn.Module:
 
 def criterion(network: nn.Module, dtype=torch.float64) -> Callable[[Tensor], Tensor]:
     wanted = (torch.arange(ROWS * COLS).view(1, 1, ROWS, COLS) % 3 == 0).to(dtype)
-    return lambda features: F.binary_cross_entropy_with_logits(network(features), wanted)
+    return lambda features: F.binary_cross_entropy_with_logits(network(features), wanted.to(features.device))
 
 
 def patches(*, batch: int = 4, count: int = ROWS * COLS - 3, side: int = 12, dtype=torch.float64) -> list[MapPiece]:
@@ -72,7 +72,7 @@ def ordinary(network: nn.Module, pieces: list[MapPiece]) -> Tensor:
     """Map (1, dim, rows, cols) with a graph through everything; cell by cell, so that nothing is shared with ours."""
     cells: dict[tuple[int, int], Tensor] = {}
     for piece in pieces:
-        features = network(piece.pixels)
+        features = network(piece.pixels.to(next(network.parameters()).device))
         for values, (top, left) in zip(features, piece.corners.tolist(), strict=True):
             block = values[:, None, None] if values.ndim == 1 else values
             block = block[:, piece.halo : block.shape[1] - piece.halo, piece.halo : block.shape[2] - piece.halo]
@@ -101,17 +101,18 @@ def assert_same(ours: list[Tensor | None], theirs: list[Tensor | None], toleranc
 def compare(network: nn.Module, pieces: list[MapPiece], *, calls: int = 1, tolerance: float = 1e-10) -> None:
     """Gradients, loss, buffers and the random numbers that follow are those of ordinary back-propagation."""
     dtype = pieces[0].pixels.dtype
-    other, heads = copy.deepcopy(network), [head(dtype), head(dtype)]
+    device = next(network.parameters()).device
+    other, heads = copy.deepcopy(network), [head(dtype).to(device), head(dtype).to(device)]
     torch.manual_seed(5)
     ours = [multistage_backward(network, pieces, criterion(heads[0], dtype), shape=(ROWS, COLS)) for _ in range(calls)]
-    following = torch.rand(3)
+    following = torch.rand(3, device=device)
     torch.manual_seed(5)
     theirs = []
     for _ in range(calls):
         loss = criterion(heads[1], dtype)(ordinary(other, pieces))
         loss.backward()
         theirs.append(loss.detach())
-    assert torch.equal(following, torch.rand(3))
+    assert torch.equal(following, torch.rand(3, device=device))
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=0)
     assert_same(gradients(network, heads[0]), gradients(other, heads[1]), tolerance)
     for (name, a), (_, b) in zip(network.named_buffers(), other.named_buffers(), strict=True):
@@ -133,6 +134,13 @@ def test_float32_agrees_to_rounding():
 def test_any_batch_gives_the_same_where_batches_do_not_matter(batch):
     network = encoder().eval()
     compare(network, patches(batch=batch))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize(("kind", "pieces"), [("patch", patches()), ("dense", tiles())])
+def test_cuda_draws_the_same_twice(kind, pieces):
+    compare(encoder(kind, dropout=0.4).cuda(), pieces, tolerance=1e-8)
 
 
 def test_gradients_add_up_over_calls():

@@ -76,7 +76,8 @@ def multistage_backward(
     are averaged over the processes once per call, in its last backward pass; `no_sync` holds that off as usual. The
     number of pieces may differ between processes, but not with batch norms that speak with each other (SyncBatchNorm).
 
-    Memory: two maps (values and gradient), and the graph of one piece.
+    Memory: two maps (values and gradient), the graph of one piece and those that are read ahead; before that, the
+    graph of the criterion.
     """
     staged = StagedMap(encoder, pieces, shape, autocast=autocast, depth=depth)
     with _precision(staged.features.device, autocast):
@@ -165,8 +166,10 @@ class StagedMap:
 
     def _check(self, again: Tensor, before: Tensor) -> None:
         """See that both passes gave the same; else gradients would belong to neither. NaN is left to the loss."""
-        allowed = _SAME[self._autocast or again.dtype] * torch.linalg.vector_norm(before)
-        if torch.linalg.vector_norm(again - before) > allowed:
+        share = _SAME[self._autocast or again.dtype]
+        wide = torch.promote_types(again.dtype, torch.float32)  # norms overflow in half precision
+        again, before = again.to(wide), before.to(wide)
+        if torch.linalg.vector_norm(again - before) > share * torch.linalg.vector_norm(before):
             raise NumericsError(
                 "a piece of the feature map was encoded otherwise the second time",
                 remedy="a source must give the same pixels again; augmentation belongs in the encoder, "

@@ -17,7 +17,7 @@ class Replay:
     module : Module
         Its buffers are kept: running statistics of batch norms, say.
     device : torch.device
-        Its random numbers are kept, and the CPU's.
+        Its random numbers are kept, and the CPU's; of other kinds than CUDA, the CPU's alone.
 
     Notes
     -----
