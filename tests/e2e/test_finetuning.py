@@ -12,7 +12,7 @@ from wsipipe.store.feature_map import FeatureMap
 from wsipipe_cli.main import app
 
 RECIPE = {
-    "tile": {"mpp": 2.0, "patch_size_px": 32},
+    "tile": {"mpp": 4.0, "patch_size_px": 32},
     "network": {"width": 4, "depth": 1},
     "training": {"epochs": 1, "method": "partial_ce", "previews": 1},
 }

@@ -178,5 +178,5 @@ class StagedMap:
 
 
 def _precision(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
-    """Autocast that keeps no cast weights: those of a pass without a graph would hide the parameters from the next."""
+    """Autocast that keeps no cast weights: older torch hands those of a pass without a graph to the next, with one."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None, cache_enabled=False)

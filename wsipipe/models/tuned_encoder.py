@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import Tensor, nn
 
 from wsipipe.config import EncoderSettings
@@ -88,7 +86,7 @@ def restore_encoder(checkpoint: SavedModel, *, device: str) -> Encoder | None:
     # Every weight comes from the checkpoint: those that the tuning began with need not be at hand any more.
     encoder = build_encoder(checkpoint.recipe.encoder.model_copy(update={"weights": "none"}), device=device)
     try:
-        cast(nn.Module, encoder).load_state_dict(tensors)
+        as_module(encoder).load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(
             f"its tuned weights do not fit the encoder {encoder.name}: {' '.join(str(error).split())}",

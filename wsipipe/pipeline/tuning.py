@@ -21,8 +21,8 @@ from wsipipe.pipeline.sources import FeatureSource
 from wsipipe.pipeline.tissue import everything
 from wsipipe.slides import MppView, SlideReader, open_slide
 
-# Side in target px of what a dense encoder is given at once, without the halo: its graph takes some 100 times as many
-# bytes as the tile has pixels.
+# Side in target px of what a dense encoder is given at once, without the halo: half of that in extraction, for now the
+# activations of all layers stay until the gradients are there.
 _CORE_PX = 512
 
 
@@ -58,13 +58,13 @@ class EncoderTuner:
         valid : (h, w) bool array
             Cells that hold something; the others are 0.
         """
-        staged = self._staged(sample, valid)
+        staged = self._staged(sample, valid, self._autocast)
         self._waiting.append(staged)
         return _masked(staged.features, valid)
 
     def look(self, sample: Sample, valid: NDArray[np.bool_]) -> Tensor:
-        """Features (dim, h, w) of a window, without gradients."""
-        return _masked(self._staged(sample, valid).features.detach(), valid)
+        """Features (dim, h, w) of a window, without gradients and in full precision, as `extract` computes them."""
+        return _masked(self._staged(sample, valid, None).features.detach(), valid)
 
     def backpropagate(self) -> None:
         """Add the gradients of all that was encoded since to the encoder's, once those of the features are there."""
@@ -89,12 +89,12 @@ class EncoderTuner:
         """Take back what `state` gave."""
         self._module.load_state_dict(state)
 
-    def _staged(self, sample: Sample, valid: NDArray[np.bool_]) -> StagedMap:
+    def _staged(self, sample: Sample, valid: NDArray[np.bool_], autocast: torch.dtype | None) -> StagedMap:
         assert isinstance(sample.source, FeatureSource)
         pieces, halo = tuple(self._pieces(sample.source, sample, valid)), self.encoder.halo_px
         cells = halo // self.encoder.stride_px if halo else 0
         source = WindowPieces(sample.source, (sample.rows.start, sample.cols.start), pieces, cells)
-        return StagedMap(self._module, source, sample.shape, autocast=self._autocast)
+        return StagedMap(self._module, source, sample.shape, autocast=autocast)
 
     def _pieces(self, source: FeatureSource, sample: Sample, valid: NDArray[np.bool_]) -> Iterator[Piece]:
         """Cut a window as `extract` cuts a map; its cells do not depend on where the cuts are."""
@@ -103,6 +103,7 @@ class EncoderTuner:
             tile = self._recipe.tile
             layout = PatchLayout(source.grid, valid, patch_px=tile.patch_size_px, stride_px=tile.stride_px)
         else:
+            # Which cells are computed is told by `valid`; no tissue mask is asked.
             tissue, encoder = everything(*source.slide_size), self.encoder
             layout = DenseLayout(source.grid, tissue, encoder.stride_px, encoder.halo_px, core_px=_CORE_PX)
         for block in _blocks(sample, valid, layout.block_cells):
@@ -110,8 +111,8 @@ class EncoderTuner:
 
 
 def _masked(features: Tensor, valid: NDArray[np.bool_]) -> Tensor:
-    """(1, dim, h, w) -> (dim, h, w), 0 on cells without content as in a stored map."""
-    return features[0] * torch.from_numpy(valid).to(features.device)
+    """(1, dim, h, w) -> (dim, h, w) float32, 0 on cells without content as in a stored map."""
+    return features[0].float() * torch.from_numpy(valid).to(features.device)
 
 
 def _blocks(sample: Sample, valid: NDArray[np.bool_], side: int) -> Iterator[Block]:
