@@ -37,6 +37,7 @@ from wsipipe.models.segmentation import SegmentationModel
 
 Row = dict[str, Any]
 PATCH_PX, BATCH, TOLERANCE = 64, 16, 1e-5
+HEAD = "encoder   patches  ordinary MB  stages MB  ordinary s  stages s  time ratio  difference"
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,15 @@ def main() -> int:
         case = json.loads(options.one)
         sys.stdout.write(json.dumps(difference(case) if "files" in case else measure(case)) + "\n")
         return 0
-    rows = [
-        compared({"encoder": encoder, "patches": count, "repeat": options.repeat})
-        for encoder in options.encoder
-        for count in options.patches
-    ]
-    sys.stdout.write(json.dumps(rows, indent=1) + "\n" if options.json else table(rows))
-    return int(any(row["difference"] > TOLERANCE for row in rows))
+    cases = [{"encoder": encoder, "patches": count} for encoder in options.encoder for count in options.patches]
+    differences = []
+    sys.stdout.write("" if options.json else f"{HEAD}\n")
+    for case in cases:
+        row = compared(case | {"repeat": options.repeat})
+        differences.append(row["difference"])
+        sys.stdout.write((json.dumps(row) if options.json else line(row)) + "\n")
+        sys.stdout.flush()
+    return int(max(differences) > TOLERANCE)
 
 
 def compared(case: Row) -> Row:
@@ -140,16 +143,13 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def table(rows: list[Row]) -> str:
-    lines = ["encoder   patches  ordinary MB  stages MB  ordinary s  stages s  time ratio  difference"]
-    for row in rows:
-        ordinary, stages = row["ordinary"], row["stages"]
-        lines.append(
-            f"{row['encoder']:<8}  {row['patches']:>7}  {ordinary['peak_mb']:>11.0f}  {stages['peak_mb']:>9.0f}  "
-            f"{ordinary['cpu_s']:>10.1f}  {stages['cpu_s']:>8.1f}  {stages['cpu_s'] / ordinary['cpu_s']:>10.2f}  "
-            f"{row['difference']:>10.1e}"
-        )
-    return "\n".join(lines) + "\n"
+def line(row: Row) -> str:
+    ordinary, stages = row["ordinary"], row["stages"]
+    return (
+        f"{row['encoder']:<8}  {row['patches']:>7}  {ordinary['peak_mb']:>11.0f}  {stages['peak_mb']:>9.0f}  "
+        f"{ordinary['cpu_s']:>10.1f}  {stages['cpu_s']:>8.1f}  {stages['cpu_s'] / ordinary['cpu_s']:>10.2f}  "
+        f"{row['difference']:>10.1e}"
+    )
 
 
 if __name__ == "__main__":
