@@ -80,3 +80,8 @@ def test_views_and_refinement_follow_the_method_unless_said():
     assert (plain.views, plain.refines, plus.views, plus.refines) == (1, False, 4, True)
     said = parse_recipe({"training": {"method": "cvm_plus"}, "predict": {"views": 1, "refine": False}})
     assert (said.views, said.refines) == (1, False)
+
+
+def test_cvm_plus_needs_an_encoder_that_stays_the_same():
+    with pytest.raises(ConfigError, match=r"encoder.trainable changes, use cvm"):
+        parse_recipe({"training": {"method": "cvm_plus"}, "encoder": {"trainable": True}})

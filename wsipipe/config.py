@@ -60,6 +60,10 @@ class TileSettings(Settings):
         return self.patch_size_px - self.overlap_px
 
 
+# Settings of an encoder that say how it is tuned; maps of the weights at hand do not depend on them.
+TUNING = ("trainable", "tuned_stages", "rate_ratio")
+
+
 class EncoderSettings(Settings):
     """Where features come from."""
 
@@ -67,6 +71,15 @@ class EncoderSettings(Settings):
     kind: Literal["patch", "dense"] = Field("patch", description="one vector per patch, or a convolutional map")
     weights: str = Field("imagenet", description="imagenet, none (random, seeded), or a file")
     stride_px: int = Field(16, ge=1, le=512, description="dense: step between map cells in target px")
+    trainable: bool = Field(default=False, description="tune the encoder along with the network, on pixels read anew")
+    tuned_stages: int | None = Field(1, ge=1, description="tuned: its last so many stages (ResNet: layers); null: all")
+    rate_ratio: float = Field(0.1, gt=0, description="tuned: its learning rate, in those of the network")
+
+    @model_validator(mode="after")
+    def _tunes_something(self) -> Self:
+        if self.trainable and self.name in ("none", "filterbank"):
+            raise ValueError(f"encoder {self.name!r} has no weights that could be tuned, set trainable to false")
+        return self
 
     @property
     def uses_images(self) -> bool:
@@ -301,6 +314,12 @@ class Recipe(Settings):
     training: TrainingSettings = TrainingSettings()
     predict: PredictSettings = PredictSettings()
     segment: SegmentSettings = SegmentSettings()
+
+    @model_validator(mode="after")
+    def _same_features(self) -> Self:
+        if self.encoder.trainable and self.training.method == "cvm_plus":
+            raise ValueError("cvm_plus compares points by features that encoder.trainable changes, use cvm")
+        return self
 
     def for_method(self) -> dict[str, dict[str, Any]]:
         """Give the settings that a training depends on, by section, as plain values: not those of other methods.

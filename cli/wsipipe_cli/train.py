@@ -48,6 +48,9 @@ def command(
     encoder: Encoder = None,
     weights: Weights = None,
     stride: Stride = None,
+    finetune_encoder: Annotated[
+        bool, typer.Option("--finetune-encoder", help="Tune the encoder's last stages, too; reads pixels at each step.")
+    ] = False,
     mpp: Mpp = None,
     mag: Mag = None,
     slide_mpp: SlideMpp = None,
@@ -68,7 +71,13 @@ def command(
 
     changes: Changes = {
         "tile": {"mpp": target_mpp(mpp, mag)},
-        "encoder": {"name": encoder, "kind": kind, "weights": weights_from(weights), "stride_px": stride},
+        "encoder": {
+            "name": encoder,
+            "kind": kind,
+            "weights": weights_from(weights),
+            "stride_px": stride,
+            "trainable": True if finetune_encoder else None,
+        },
         "training": {"epochs": epochs, "method": method, "pairs": pairs, "seed": seed},
     }
     with progress_bars() as report:

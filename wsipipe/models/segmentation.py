@@ -14,6 +14,9 @@ from wsipipe.errors import CheckpointError
 from wsipipe.models.pooled_prior import PooledPrior, prior_of
 from wsipipe.models.unet import UNet
 
+# Tensors of a checkpoint that begin so are those of a tuned encoder.
+ENCODER_PREFIX = "encoder."
+
 
 class SavedModel(Protocol):
     """What a checkpoint offers; `store.checkpoint.Checkpoint` does."""
@@ -172,7 +175,7 @@ def restore_model(checkpoint: SavedModel, *, device: str) -> SegmentationModel:
         )
     model = build_model(channels, checkpoint.recipe)
     try:
-        model.load(checkpoint.tensors)
+        model.load({name: value for name, value in checkpoint.tensors.items() if not name.startswith(ENCODER_PREFIX)})
     except RuntimeError as error:
         raise CheckpointError(
             f"weights do not fit the network of their recipe: {' '.join(str(error).split())}",

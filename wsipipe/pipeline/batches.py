@@ -15,6 +15,7 @@ from wsipipe.config import TrainingSettings
 from wsipipe.models.methods.base import Batch, Method, Scene
 from wsipipe.pipeline.augmentation import Turn, draw_turn, jitter_colours, stacked
 from wsipipe.pipeline.samples import Sample, WindowCache, WindowData, label_map
+from wsipipe.pipeline.tuning import EncoderTuner
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +30,14 @@ class Loader:
         Where batches go.
     settings : TrainingSettings
         Batch size, steps, augmentation.
+    tuner : EncoderTuner or None
+        What encodes windows anew, where the encoder is trained.
     """
 
     cache: WindowCache
     device: torch.device
     settings: TrainingSettings
+    tuner: EncoderTuner | None = None
 
     def steps(self, count: int) -> int:
         """Optimiser steps of an epoch over `count` windows."""
@@ -56,7 +60,7 @@ class Loader:
         planes = [self._planes(sample, method, rng) for sample in samples]
         inputs, labels, valid, target, target_valid, truth = zip(*planes, strict=True)
         return Batch(
-            inputs=self._tensor(stacked(inputs, fill=None)),
+            inputs=self._inputs(samples, stacked(inputs, fill=None)),
             labels=self._tensor(stacked(labels, fill=-1)),
             valid=self._tensor(stacked(valid, fill=0)),
             target=self._tensor(stacked(target, fill=0)),
@@ -68,9 +72,10 @@ class Loader:
     def scene(self, sample: Sample) -> Scene:
         """Window as a teacher sees it."""
         data = self.cache.get(sample)
+        tuner = self.tuner
         return Scene(
             name=sample.name,
-            inputs=self._tensor(data.inputs()[None]),
+            inputs=self._tensor(data.inputs()[None]) if tuner is None else tuner.look(sample, data.valid)[None],
             valid=data.valid,
             in_target=sample.points.of(IN_TARGET),
             out_of_target=sample.points.of(OUT_OF_TARGET),
@@ -79,16 +84,34 @@ class Loader:
     def _planes(self, sample: Sample, method: Method, rng: np.random.Generator) -> tuple[NDArray[np.generic], ...]:
         data, u = self.cache.get(sample), method.target(sample.name)
         turn = draw_turn(rng) if self.settings.augment else Turn()
-        inputs = data.inputs()
-        if self.settings.augment and data.features.dtype == np.uint8:
-            inputs = jitter_colours(inputs, rng)
+        inputs = self._seen(data, rng) if self.tuner is None else _numbered(sample.shape)
         target = np.zeros(sample.shape, np.float32) if u is None else u
         target_valid = data.valid & (u is not None)
         planes = (inputs, label_map(sample, data.valid), data.valid, target, target_valid, truth_map(data))
         return tuple(turn(plane) for plane in planes)
 
+    def _seen(self, data: WindowData, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Input (c, h, w) of the network, an image in other colours each time."""
+        inputs = data.inputs()
+        if self.settings.augment and data.features.dtype == np.uint8:
+            return jitter_colours(inputs, rng)
+        return inputs
+
+    def _inputs(self, samples: Sequence[Sample], planes: NDArray[np.generic]) -> Tensor:
+        """Input of the network; where the encoder is trained, planes (n, 1, h, w) tell which cell lies where."""
+        if self.tuner is None:
+            return self._tensor(planes)
+        encoded = [self.tuner.encode(sample, self.cache.get(sample).valid) for sample in samples]
+        pairs = zip(encoded, self._tensor(planes), strict=True)
+        return torch.stack([features.flatten(1)[:, numbers[0]] for features, numbers in pairs])
+
     def _tensor(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+
+
+def _numbered(shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Cells of a window in their order, (1, h, w)."""
+    return np.arange(shape[0] * shape[1]).reshape(1, *shape)
 
 
 def training_progress(settings: TrainingSettings, epochs: float) -> float:

@@ -16,7 +16,7 @@ from wsipipe.annotations.classes import ClassMap
 from wsipipe.annotations.masks import read_mask
 from wsipipe.annotations.points import PointSet
 from wsipipe.config import Recipe, updated
-from wsipipe.errors import AnnotationError, CheckpointError, StoreError, WsipipeError
+from wsipipe.errors import AnnotationError, CheckpointError, ConfigError, StoreError, WsipipeError
 from wsipipe.parallel import map_items
 from wsipipe.pipeline.cases import Case
 from wsipipe.pipeline.extract import extract_slide
@@ -168,6 +168,7 @@ def make_plan(
     WsipipeError
         A slide, mask or points cannot be used, or the folder holds a comparison of other settings.
     """
+    _check_encoder(recipe, variants)
     seed = recipe.training.seed
     fold_of = assign_folds([case.patient for case in cases], folds=folds, seed=seed)
     pairs = recipe.training.pairs or DEFAULT_PAIRS
@@ -181,6 +182,14 @@ def make_plan(
     _write_plan(run, told, images, folds)
     jobs = tuple(_jobs(images, recipe, run, variants, folds=folds, out=out, reading=reading, plan=told, force=force))
     return Plan(run, images, jobs, folds, seed, (_note(cases, recipe, pairs),))
+
+
+def _check_encoder(recipe: Recipe, variants: Sequence[Variant]) -> None:
+    """Held-out images are scored on the features that all variants share."""
+    if recipe.encoder.trainable or any(v.changes.get("encoder", {}).get("trainable") for v in variants):
+        raise ConfigError(
+            "a comparison needs an encoder that stays the same, encoder.trainable is true", remedy="set it to false"
+        )
 
 
 def _note(cases: Sequence[Case], recipe: Recipe, pairs: int) -> str:

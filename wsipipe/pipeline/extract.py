@@ -22,10 +22,10 @@ from wsipipe.pipeline.layouts import Block, DenseLayout, Layout, PatchLayout
 from wsipipe.pipeline.memory import release_memory
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.pixel_source import PixelSource
-from wsipipe.pipeline.read_ahead import read_ahead
 from wsipipe.pipeline.tile import kept_cells
 from wsipipe.pipeline.tissue_reuse import tissue_for
 from wsipipe.progress import Progress, Report, silent
+from wsipipe.read_ahead import read_ahead
 from wsipipe.slides import MppView, SlideEntry, open_slide
 from wsipipe.store.feature_map import FeatureMapInfo, FeatureMapWriter, is_finished
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from wsipipe.config import Recipe
+from wsipipe.config import TUNING, Recipe
 from wsipipe.geometry import CellGrid
 from wsipipe.pipeline.tile import REVISION as TILE_REVISION
 from wsipipe.pipeline.tile import patch_grid
@@ -83,7 +83,7 @@ def relevant_settings(recipe: Recipe) -> dict[str, Any]:
     """Pick the settings that change the values of a map; the source of the weights does not (their digest does)."""
     tile, encoder = recipe.tile.model_dump(mode="json"), recipe.encoder.model_dump(mode="json")
     foreign = ["stride_px"] if encoder["kind"] == "patch" else []
-    for key in ["weights", *foreign]:
+    for key in ["weights", *TUNING, *foreign]:
         del encoder[key]
     if encoder["kind"] == "dense":
         tile = {key: tile[key] for key in ("mpp", "tissue")}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from wsipipe.config import updated
 from wsipipe.models.devices import pick_device
 from wsipipe.models.segmentation import check_fits, restore_model
+from wsipipe.models.tuned_encoder import restore_encoder
 from wsipipe.pipeline.large_maps import Room
 from wsipipe.pipeline.predict import checkpoint_path, open_map, predict_map
 from wsipipe.progress import Report, silent
@@ -52,9 +53,10 @@ def predict_points(
     """
     checkpoint = load_checkpoint(checkpoint_path(model))
     recipe = updated(checkpoint.recipe, {"encoder": {"weights": weights}})
+    encoder = restore_encoder(checkpoint, device=device)
     with (
         open_slide(entry.path, mpp=entry.mpp, reader=reader) as slide,
-        open_map(entry, slide, out, recipe, reader=reader, device=device, report=report) as source,
+        open_map(entry, slide, out, recipe, encoder, reader=reader, device=device, report=report) as source,
     ):
         if isinstance(source, FeatureMap):
             check_fits(checkpoint, source.info)

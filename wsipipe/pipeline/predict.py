@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from wsipipe.config import Recipe, updated
 from wsipipe.errors import ConfigError
 from wsipipe.models.devices import pick_device
+from wsipipe.models.encoders import Encoder
 from wsipipe.models.methods.views import View
 from wsipipe.models.segmentation import SegmentationModel, check_fits, restore_model
+from wsipipe.models.tuned_encoder import restore_encoder
 from wsipipe.models.weights import weights_digest
 from wsipipe.numerics.blending import blend_windows
 from wsipipe.numerics.regrid import Band
@@ -63,7 +65,8 @@ def predict_slide(
     threshold : float, optional
         Smallest probability in the mask; the recipe's where None.
     weights : str, optional
-        Encoder weights, where the file that the recipe names has moved; must be the same weights.
+        Encoder weights, where the file that the recipe names has moved; must be the same weights. A tuned encoder's
+        are in the model.
     crop : bool
         Write the GeoJSON relative to the slide's bounds, as QuPath shows it.
 
@@ -91,7 +94,8 @@ def predict_slide(
         if not force and (outcome := settled(folder, entry.key, provenance)):
             return outcome
         tissue = _tissue(entry, slide, out, recipe)
-        with open_map(entry, slide, out, recipe, reader=reader, device=device, report=report) as source:
+        encoder = restore_encoder(checkpoint, device=device)
+        with open_map(entry, slide, out, recipe, encoder, reader=reader, device=device, report=report) as source:
             if isinstance(source, FeatureMap):
                 check_fits(checkpoint, source.info)
             network = restore_model(checkpoint, device=str(pick_device(device)))
@@ -115,6 +119,7 @@ def open_map(
     slide: SlideReader,
     out: Path,
     recipe: Recipe,
+    encoder: Encoder | None,
     *,
     reader: str,
     device: str,
@@ -124,7 +129,9 @@ def open_map(
     if recipe.encoder.uses_images:
         yield ImageMap(slide, recipe.tile.mpp)
         return
-    extracted = extract_slide(entry, out, recipe, reader=reader, device=device, report=report)
+    if encoder is not None:  # its maps lie beside those of the weights that the tuning began with
+        recipe = updated(recipe, {"encoder": {"weights": encoder.weights_digest}})
+    extracted = extract_slide(entry, out, recipe, reader=reader, device=device, report=report, encoder=encoder)
     with FeatureMap.open(extracted.outputs[0]) as features:
         yield features
 

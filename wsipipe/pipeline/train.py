@@ -198,7 +198,11 @@ def _checkpoint(trainer: Trainer) -> Checkpoint:
         "training_set": trainer.data.digest,
         "windows": len(trainer.data.train),
     }
-    return Checkpoint(trainer.model.state_dict(), trainer.recipe, provenance)
+    tensors = trainer.model.state_dict()
+    if (tuner := trainer.tuner) is not None:
+        provenance |= {"weights_digest": tuner.digest, "tuned_from": trainer.data.facts["weights_digest"]}
+        tensors |= tuner.tensors()
+    return Checkpoint(tensors, trainer.recipe, provenance)
 
 
 def _result(trainer: Trainer, run: Path, status: str) -> TrainResult:

@@ -25,6 +25,7 @@ from wsipipe.pipeline.batches import Loader, truth_map
 from wsipipe.pipeline.preparation import TrainingSet
 from wsipipe.pipeline.samples import Sample, WindowCache, label_map
 from wsipipe.pipeline.training_state import VERSION, Memory, trained_settings
+from wsipipe.pipeline.tuning import EncoderTuner
 from wsipipe.progress import Progress, Report
 
 
@@ -68,18 +69,21 @@ class Trainer:
     def __init__(self, data: TrainingSet, recipe: Recipe, *, device: torch.device, item: str, report: Report) -> None:
         self.data = data
         self.recipe = recipe
-        self.loader = Loader(WindowCache(), device, recipe.training)
+        half = recipe.training.mixed_precision and device.type == "cuda"
+        self.tuner = EncoderTuner(recipe, device=device, half=half) if recipe.encoder.trainable else None
+        self.loader = Loader(WindowCache(), device, recipe.training, self.tuner)
         self.memory = Memory()
         self.method: Method = build_method(recipe)
         training = recipe.training
         with _seeded(training.seed, 0, torch.device("cpu")):
             self.model = _new_model(data, recipe, self.loader).to(device)
             beside = self.method.attach(self.model)
-        self._optimizer = torch.optim.Adam(
-            [*self.model.parameters(), *beside], lr=training.learning_rate, weight_decay=training.weight_decay
-        )
-        self._half = training.mixed_precision and device.type == "cuda"
-        self._scaler = torch.amp.GradScaler(device.type, enabled=self._half)
+        groups: list[dict[str, Any]] = [{"params": [*self.model.parameters(), *beside], "ratio": 1.0}]
+        if self.tuner is not None:
+            groups.append({"params": list(self.tuner.parameters), "ratio": recipe.encoder.rate_ratio})
+        self._optimizer = torch.optim.Adam(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
+        self._half = half
+        self._scaler = torch.amp.GradScaler(device.type, enabled=half)
         self._item, self._report = item, report
 
     @property
@@ -136,7 +140,7 @@ class Trainer:
         epoch, count = self.memory.epoch, len(self.data.train)
         rate, steps = learning_rate(self.settings, epoch), self.loader.steps(count)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("ratio", 1.0)
         total = np.zeros(2)
         self.model.train()
         with _seeded(self.settings.seed, epoch, self.loader.device) as rng:
@@ -158,6 +162,8 @@ class Trainer:
             raise self._not_finite("loss", loss.item())
         scaled: Tensor = self._scaler.scale(loss)
         torch.autograd.backward(scaled)
+        if self.tuner is not None:
+            self.tuner.backpropagate()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self.method.after_step(self.model)
@@ -227,7 +233,7 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "method": dict(self.method.state()),
-        }
+        } | ({} if self.tuner is None else {"encoder": self.tuner.state()})
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
@@ -236,6 +242,8 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self.method.load_state(state["method"])
+        if self.tuner is not None:
+            self.tuner.load_state(state["encoder"])
 
 
 @dataclass(frozen=True, eq=False)

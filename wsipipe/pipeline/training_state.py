@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsipipe.config import Recipe
+from wsipipe.config import TUNING, Recipe
 from wsipipe.errors import CheckpointError
 from wsipipe.models.methods.registry import build_method
 
@@ -53,7 +53,9 @@ def trained_settings(recipe: Recipe) -> dict[str, Any]:
     sections = {"tile", "encoder", "network", "cvm", "training", *({method} & plain.keys())}
     settings = {f"{section}.{name}": value for section in sections for name, value in plain[section].items()}
     lasting = recipe.training.schedule == "constant" and not build_method(recipe).paced
-    free = ("training.previews", "training.epochs" if lasting else "")
+    free = ["training.previews", "training.epochs" if lasting else ""]
+    if not recipe.encoder.trainable:
+        free += [f"encoder.{name}" for name in TUNING]
     return {name: value for name, value in settings.items() if name not in free}
 
 

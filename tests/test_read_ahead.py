@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from wsipipe.pipeline.read_ahead import read_ahead
+from wsipipe.read_ahead import read_ahead
 
 
 @pytest.mark.parametrize("threads", [1, 4])
