@@ -33,6 +33,9 @@ def command(
     weights: Annotated[
         str | None, typer.Option(help="Encoder weights, where the file named in the checkpoint has moved.")
     ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="The model's encoder again, where it is your own code (python:...).")
+    ] = None,
     slide_mpp: SlideMpp = None,
     no_crop: NoCrop = False,
     reader: Reader = "auto",
@@ -53,6 +56,7 @@ def command(
         out=output.absolute(),
         threshold=threshold,
         weights=weights_from(weights),
+        encoder=encoder,
         crop=not no_crop,
         reader=reader,
         device=device,

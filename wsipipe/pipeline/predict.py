@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsipipe.config import PredictSettings, Recipe, updated
-from wsipipe.errors import ConfigError
+from wsipipe.config import USER_CODE, PredictSettings, Recipe, updated
+from wsipipe.errors import CheckpointError, ConfigError
 from wsipipe.models.devices import pick_device
 from wsipipe.models.segmentation import SegmentationModel, check_fits, restore_model
 from wsipipe.models.weights import weights_digest
@@ -38,6 +38,7 @@ def predict_slide(
     out: Path,
     threshold: float | None = None,
     weights: str | None = None,
+    encoder: str | None = None,
     crop: bool = True,
     reader: str = "auto",
     device: str = "auto",
@@ -58,18 +59,21 @@ def predict_slide(
         Smallest probability in the mask; the recipe's where None.
     weights : str, optional
         Encoder weights, where the file that the recipe names has moved; must be the same weights.
+    encoder : str, optional
+        The encoder's name again, where it is code of the user's own: a checkpoint alone runs none.
     crop : bool
         Write the GeoJSON relative to the slide's bounds, as QuPath shows it.
 
     Raises
     ------
     CheckpointError
-        The model is none, or does not fit the features.
+        The model is none, does not fit the features, or names code as its encoder that the caller does not.
     WsipipeError
         The slide cannot be read, has no tissue, no resolution, or the results cannot be written.
     """
     checkpoint = load_checkpoint(checkpoint_path(model))
     recipe = updated(checkpoint.recipe, {"predict": {"threshold": threshold}, "encoder": {"weights": weights}})
+    _check_agreed(recipe.encoder.name, encoder, model)
     folder = out / "masks"
     with open_slide(entry.path, mpp=entry.mpp, reader=reader) as slide:
         offset = bounds_offset(slide) if crop else (0.0, 0.0)
@@ -94,6 +98,18 @@ def predict_slide(
             threshold = recipe.predict.threshold
             segmentation = Segmentation(source.grid, bands, tissue, threshold=threshold, offset=offset)
             return settle(folder, entry.key, slide, segmentation, provenance=provenance)
+
+
+def _check_agreed(trained: str, agreed: str | None, model: Path) -> None:
+    """Run code that a checkpoint names only where the user names it too; another encoder would not fit anyway."""
+    if agreed not in (None, trained):
+        raise CheckpointError(f"was trained with the encoder {trained!r}, not {agreed!r}", path=model)
+    if agreed is None and trained.startswith(USER_CODE):
+        raise CheckpointError(
+            f"was trained with an encoder that is code of somebody's own, {trained!r}",
+            path=model,
+            remedy=f"if it is yours and you trust it, say so: --encoder {trained}",
+        )
 
 
 def _tissue(entry: SlideEntry, slide: SlideReader, out: Path, recipe: Recipe) -> Tissue:
