@@ -18,7 +18,6 @@ from wsipipe_cli.options import (
     Reader,
     Scheduler,
     SlideMpp,
-    Slides,
     Workers,
 )
 
@@ -26,7 +25,10 @@ NAME = "predict"
 
 
 def command(
-    slides: Slides,
+    slides: Annotated[
+        list[Path],
+        typer.Argument(help="Slides, folders of slides, a CSV with a `wsi` column, or feature maps (.h5)."),
+    ],
     model: Annotated[Path, typer.Option("--model", "-m", help="Run folder of `wsipipe train`, or a checkpoint.")],
     output: Output = DEFAULT_OUTPUT,
     threshold: Annotated[float | None, typer.Option(help="Smallest probability in the mask. [0.5]")] = None,

@@ -74,7 +74,8 @@ def build_encoder(settings: EncoderSettings, *, device: str = "cpu") -> Encoder:
     except KeyError:
         forms = ", ".join([name + "NAME" * name.endswith(":") for name in ENCODERS])
         raise ConfigError(
-            f"there is no encoder {settings.name!r} to extract features with", remedy=f"use {forms}"
+            f"there is no encoder {settings.name!r} to extract features with",
+            remedy=f"use {forms}; or give feature maps (.h5) instead of slides",
         ) from None
     return build(settings, device)
 

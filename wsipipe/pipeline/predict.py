@@ -23,10 +23,13 @@ from wsipipe.pipeline.feature_plan import relevant_settings
 from wsipipe.pipeline.map_source import ImageMap, MapSource
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.results import Segmentation, bounds_offset, settle, settled
+from wsipipe.pipeline.sources import opened
+from wsipipe.pipeline.stored_maps import is_stored_map
 from wsipipe.pipeline.tissue import everything
 from wsipipe.pipeline.tissue_reuse import tissue_for
 from wsipipe.progress import Progress, Report, silent
-from wsipipe.slides import MppView, SlideEntry, SlideReader, open_slide, slide_identity
+from wsipipe.slides import MppView, SlideEntry, SlideReader, slide_identity
+from wsipipe.slides.map_slide import MapSlide
 from wsipipe.store.checkpoint import load_checkpoint
 from wsipipe.store.feature_map import FeatureMap
 
@@ -50,7 +53,7 @@ def predict_slide(
     Parameters
     ----------
     entry : SlideEntry
-        The slide.
+        The slide; or a feature map (.h5), for which no pixels are needed and the overlay is drawn on its cells.
     model : Path
         Run folder of `train`, or its checkpoint.
     out : Path
@@ -73,9 +76,10 @@ def predict_slide(
     """
     checkpoint = load_checkpoint(checkpoint_path(model))
     recipe = updated(checkpoint.recipe, {"predict": {"threshold": threshold}, "encoder": {"weights": weights}})
-    _check_agreed(recipe.encoder.name, encoder, model)
+    if not is_stored_map(entry.path):
+        _check_agreed(recipe.encoder.name, encoder, model)
     folder = out / "masks"
-    with open_slide(entry.path, mpp=entry.mpp, reader=reader) as slide:
+    with opened(entry, reader=reader) as slide:
         offset = bounds_offset(slide) if crop else (0.0, 0.0)
         provenance = {
             "command": "predict",
@@ -88,7 +92,7 @@ def predict_slide(
         }
         if not force and (outcome := settled(folder, entry.key, provenance)):
             return outcome
-        tissue = _tissue(entry, slide, out, recipe)
+        tissue = slide.tissue if isinstance(slide, MapSlide) else _tissue(entry, slide, out, recipe)
         with _open_map(entry, slide, out, recipe, reader=reader, device=device, report=report) as source:
             if isinstance(source, FeatureMap):
                 check_fits(checkpoint, source.info)
@@ -130,11 +134,14 @@ def _open_map(
     device: str,
     report: Report,
 ) -> Iterator[MapSource]:
-    if recipe.encoder.uses_images:
+    stored = is_stored_map(entry.path)
+    if recipe.encoder.uses_images and not stored:
         yield ImageMap(slide, recipe.tile.mpp)
         return
-    extracted = extract_slide(entry, out, recipe, reader=reader, device=device, report=report)
-    with FeatureMap.open(extracted.outputs[0]) as features:
+    path = entry.path
+    if not stored:
+        path = extract_slide(entry, out, recipe, reader=reader, device=device, report=report).outputs[0]
+    with FeatureMap.open(path) as features:
         yield features
 
 
