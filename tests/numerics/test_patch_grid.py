@@ -46,11 +46,11 @@ def test_whole_grids_are_found_exactly(told, phase):
 )
 def test_steps_that_are_no_whole_px_are_fitted(step, told):
     places = cells(60, 90)
-    found = find_grid(np.rint(corners(places, step, (10, 20))), told=told)
+    found = find_grid(np.rint(corners(places, step, (10, 5))), told=told)
     assert found.fits
     assert found.step == pytest.approx(step, abs=2e-3)
     np.testing.assert_array_equal(found.cells, places)
-    assert found.phase == pytest.approx((10, 20), abs=1)
+    assert found.phase == pytest.approx((10, 5), abs=1)
 
 
 def test_float32_um_are_a_grid():
