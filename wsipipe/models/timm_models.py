@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -165,7 +165,7 @@ def _is_head(key: str, net: nn.Module) -> bool:
 
 def _config(net: nn.Module) -> dict[str, Any]:
     config: Any = net.pretrained_cfg
-    return dict(config) if not isinstance(config, dict) else config
+    return cast("dict[str, Any]", config)
 
 
 def _set(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -62,7 +62,7 @@ def _find(name: str) -> Any:  # noqa: ANN401
     try:
         with _working_folder_too():
             return getattr(importlib.import_module(module), attribute)
-    except (ImportError, SyntaxError, ValueError) as error:
+    except (ImportError, SyntaxError, ValueError, TypeError, NameError, KeyError, RuntimeError, OSError) as error:
         raise ConfigError(
             f"encoder {name!r}: cannot import {module!r}: {one_line(error)}",
             remedy=f"install it, or run in its folder, or name that in PYTHONPATH; looked from {Path.cwd()}",
