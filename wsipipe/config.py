@@ -62,14 +62,19 @@ class TileSettings(Settings):
 
 # Settings of an encoder that say how it is tuned; maps of the weights at hand do not depend on them.
 TUNING = ("trainable", "tuned_stages", "rate_ratio")
+USER_CODE = "python:"  # encoders whose name begins so are code of the user's own
 
 
 class EncoderSettings(Settings):
     """Where features come from."""
 
-    name: str = Field("resnet34", description="resnet34, filterbank, or none: images go to the network as they are")
+    name: str = Field(
+        "resnet34",
+        description="resnet18/34/50, filterbank, timm:MODEL, timm:hf-hub:OWNER/MODEL, python:package.module.function, "
+        "or none: images go to the network as they are",
+    )
     kind: Literal["patch", "dense"] = Field("patch", description="one vector per patch, or a convolutional map")
-    weights: str = Field("imagenet", description="imagenet, none (random, seeded), or a file")
+    weights: str = Field("imagenet", description="imagenet or hub (published ones), none (random, seeded), or a file")
     stride_px: int = Field(16, ge=1, le=512, description="dense: step between map cells in target px")
     trainable: bool = Field(default=False, description="tune the encoder along with the network, on pixels read anew")
     tuned_stages: int | None = Field(1, ge=1, description="tuned: its last so many stages (ResNet: layers); null: all")

@@ -80,8 +80,9 @@ def command(
     """Mask, probability, GeoJSON, overlay and report from points on a stored map, eq. 4 to 7 of the paper: masks/."""
     from wsipipe.annotations.classes import choose_classes
     from wsipipe.pipeline.batch import run_batch
-    from wsipipe.pipeline.cvm import CvmOptions, list_maps, segment_stored_map
+    from wsipipe.pipeline.cvm import CvmOptions, segment_stored_map
     from wsipipe.pipeline.marked_points import check_one_file_each
+    from wsipipe.pipeline.stored_maps import list_maps
     from wsipipe_cli.batch import progress_bars, summarise
     from wsipipe_cli.recipes import recipe_from
 

@@ -27,8 +27,16 @@ from wsipipe_cli.options import (
 NAME = "extract"
 
 Kind = Annotated[str | None, typer.Option(help="patch: one vector per patch; dense: a convolutional map. [patch]")]
-Encoder = Annotated[str | None, typer.Option(help="resnet18, resnet34, resnet50 or filterbank. [resnet34]")]
-Weights = Annotated[str | None, typer.Option(help="imagenet, none (random, seeded) or a file. [imagenet]")]
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        help="resnet18, resnet34, resnet50, filterbank; timm:MODEL or timm:hf-hub:OWNER/MODEL (pip install "
+        "'wsipipe\\[timm]'); python:package.module.function, your own. \\[resnet34]"
+    ),
+]
+Weights = Annotated[
+    str | None, typer.Option(help="imagenet or hub (published ones), none (random, seeded) or a file. \\[imagenet]")
+]
 Stride = Annotated[int | None, typer.Option(help="Dense maps: step between cells in target px. [16]")]
 
 

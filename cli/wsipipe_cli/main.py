@@ -13,6 +13,7 @@ from wsipipe._version import __version__
 from wsipipe.errors import WsipipeError
 from wsipipe_cli import (
     ablate,
+    convert,
     crossval,
     cvm,
     demo,
@@ -37,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (info, tile, extract, train, predict, segment, cvm, crossval, evaluate, export, demo, doctor):
+for _module in (info, tile, extract, convert, train, predict, segment, cvm, crossval, evaluate, export, demo, doctor):
     app.command(_module.NAME)(_module.command)
 for _group in (points, ablate):
     app.add_typer(_group.app, name=_group.NAME)

@@ -18,7 +18,6 @@ from wsipipe_cli.options import (
     Reader,
     Scheduler,
     SlideMpp,
-    Slides,
     Workers,
 )
 
@@ -26,12 +25,18 @@ NAME = "predict"
 
 
 def command(
-    slides: Slides,
+    slides: Annotated[
+        list[Path],
+        typer.Argument(help="Slides, folders of slides, a CSV with a `wsi` column, or feature maps (.h5)."),
+    ],
     model: Annotated[Path, typer.Option("--model", "-m", help="Run folder of `wsipipe train`, or a checkpoint.")],
     output: Output = DEFAULT_OUTPUT,
     threshold: Annotated[float | None, typer.Option(help="Smallest probability in the mask. [0.5]")] = None,
     weights: Annotated[
         str | None, typer.Option(help="Encoder weights, where the file named in the checkpoint has moved.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="The model's encoder again, where it is your own code (python:...).")
     ] = None,
     slide_mpp: SlideMpp = None,
     no_crop: NoCrop = False,
@@ -53,6 +58,7 @@ def command(
         out=output.absolute(),
         threshold=threshold,
         weights=weights_from(weights),
+        encoder=encoder,
         crop=not no_crop,
         reader=reader,
         device=device,

@@ -20,8 +20,9 @@ from wsipipe.geometry import CellGrid
 from wsipipe.numerics.metrics import dice
 from wsipipe.numerics.variational import variational_segmentation
 from wsipipe.pipeline import cvm
-from wsipipe.pipeline.cvm import CvmOptions, list_maps, segment_stored_map
+from wsipipe.pipeline.cvm import CvmOptions, segment_stored_map
 from wsipipe.pipeline.results import SUFFIXES
+from wsipipe.pipeline.stored_maps import list_maps
 from wsipipe.slides import slide_identity
 from wsipipe.store.feature_map import FeatureMapInfo, FeatureMapWriter
 from wsipipe_cli.main import app, run

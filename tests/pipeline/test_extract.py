@@ -117,7 +117,7 @@ def test_stitched_dense_map_equals_one_undivided_pass(stride: int, mpp: float | 
                 cols = slice(j, min(j + layout.block_cells, grid.cols))
                 block = Block((i, j), rows, cols, layout.valid(rows, cols))
                 for piece in layout.pieces(block):
-                    values = layout.arrange(encode(encoder, view.read(piece.regions[0])[None]))
+                    values = layout.arrange(encode(encoder, view.read(piece.regions[0])[None]), piece)
                     stitched[rows, cols][piece.rows, piece.cols] = values
                     tiles += 1
         expected = undivided(view, encoder, grid)

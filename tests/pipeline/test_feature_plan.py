@@ -33,6 +33,10 @@ def planned(path: Path, wanted: Recipe, *, digest: str = "d", slide_mpp: float |
         ({}, {"kind": "dense", "stride_px": 32}, "resnet34-imagenet-dense-stride32-0.5mpp"),
         ({}, {"weights": "/some where/my weights.v2.pt"}, "resnet34-my_weights.v2-patch-256px-0.5mpp"),
         ({}, {"name": "filterbank", "kind": "dense", "stride_px": 4}, "filterbank-dense-stride4-0.5mpp"),
+        ({}, {"name": "timm:vit_tiny?img_size=448"}, "timm_vit_tiny_img_size_448-imagenet-patch-256px-0.5mpp"),
+        ({}, {"name": "timm:hf-hub:a/b", "weights": "hub"}, "timm_hf_hub_a_b-hub-patch-256px-0.5mpp"),
+        ({}, {"name": "python:mine.make"}, "python_mine.make-patch-256px-0.5mpp"),
+        ({}, {"name": "python:mine.make", "weights": "/x/w.pt"}, "python_mine.make-w-patch-256px-0.5mpp"),
     ],
 )
 def test_maps_lie_under_what_they_are(tile: dict[str, Any], encoder: dict[str, Any], tag: str) -> None:

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from wsipipe.geometry import CellGrid, Region
 from wsipipe.numerics.tissue import Tissue
-from wsipipe.pipeline.layouts import Block, DenseLayout, Layout, PatchLayout, tissue_fraction
+from wsipipe.pipeline.layouts import Block, DenseLayout, Layout, PatchLayout, Piece, WindowLayout, tissue_fraction
 
 
 @pytest.fixture
@@ -81,10 +81,36 @@ def test_a_block_without_tissue_has_no_piece() -> None:
 def test_dense_features_lose_their_halo() -> None:
     layout = DenseLayout(CellGrid(9, 9, 16.0), Tissue(np.ones((1, 1), bool), CellGrid(1, 1, 144.0)), 16, 32)
     features = np.arange(3 * 8 * 9, dtype=np.float32).reshape(1, 3, 8, 9)
-    arranged = layout.arrange(features)
+    block = Block((0, 0), slice(0, 4), slice(0, 5), np.ones((4, 5), bool))
+    arranged = layout.arrange(features, Piece(block, (Region(-32, -32, 144, 128),), slice(0, 4), slice(0, 5)))
     assert arranged.shape == (4, 5, 3)
     assert arranged[0, 0].tolist() == features[0, :, 2, 2].tolist()
     assert arranged[3, 4].tolist() == features[0, :, 5, 6].tolist()
+
+
+@pytest.mark.parametrize("core_px", [96, 250, 1024])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_windows_bring_every_cell_its_own_value(tissue: Tissue, core_px: int, batch: int) -> None:
+    """Each cell gets what its window, laid from the slide's corner, says of its place, whatever the blocks are."""
+    grid = CellGrid.covering(130 * 16, 90 * 16, 23.0)
+    layout = WindowLayout(grid, tissue, stride_px=16, window_px=96, batch=batch, core_px=core_px)
+    assert (layout.window_cells, layout.block_cells % 6) == (6, 0)
+    values, valid = np.full((*grid.shape, 2), -1.0), np.zeros(grid.shape, bool)
+    for block in blocks(layout):
+        valid[block.rows, block.cols] = block.valid
+        for piece in layout.pieces(block):
+            assert len(piece.regions) <= batch
+            assert all((r.x % 96, r.y % 96, r.width, r.height) == (0, 0, 96, 96) for r in piece.regions)
+            # Each cell of a window says where it lies: (row, col) of the map.
+            ahead = np.mgrid[:6, :6]
+            features = np.stack([ahead + np.array([r.y, r.x])[:, None, None] // 16 for r in piece.regions]).astype(
+                np.float32
+            )
+            values[block.rows, block.cols][piece.rows, piece.cols] = layout.arrange(features, piece)
+    filled = values[..., 0] >= 0
+    assert np.array_equal(values[filled], np.argwhere(filled))
+    assert filled[valid].all()
+    assert filled.mean() < 1  # windows without tissue are left out
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from wsipipe.config import EncoderSettings
+from wsipipe.config import USER_CODE, EncoderSettings
 from wsipipe.errors import ConfigError
 
 
@@ -27,6 +27,9 @@ class Encoder(Protocol):
         Dense: px per map cell; patch: 0.
     halo_px : int
         Dense: margin, a multiple of `stride_px`, after which a tile's cells equal those of one undivided pass.
+    window_px : int
+        Dense: 0 for encoders that take tiles of any size. Else the side of the square windows, a multiple of
+        `stride_px`, that they see one by one: where a cell sees all of its tile, no halo makes tiles agree.
     weights_digest : str
         Names the weights; part of what makes two maps the same.
     """
@@ -36,6 +39,7 @@ class Encoder(Protocol):
     dim: int
     stride_px: int
     halo_px: int
+    window_px: int
     weights_digest: str
 
     def encode(self, batch: Tensor) -> Tensor:
@@ -64,11 +68,14 @@ def build_encoder(settings: EncoderSettings, *, device: str = "cpu") -> Encoder:
     WeightsError
         Its weights are not at hand or do not fit.
     """
+    prefix, colon, _ = settings.name.partition(":")
     try:
-        build = ENCODERS[settings.name]
+        build = ENCODERS[prefix + colon]
     except KeyError:
+        forms = ", ".join([name + "NAME" * name.endswith(":") for name in ENCODERS])
         raise ConfigError(
-            f"there is no encoder {settings.name!r} to extract features with", remedy=f"use {', '.join(ENCODERS)}"
+            f"there is no encoder {settings.name!r} to extract features with",
+            remedy=f"use {forms}; or give feature maps (.h5) instead of slides",
         ) from None
     return build(settings, device)
 
@@ -90,6 +97,31 @@ def _filterbank(settings: EncoderSettings, device: str) -> Encoder:
     return FilterBank(settings.stride_px)
 
 
+def _timm(settings: EncoderSettings, device: str) -> Encoder:
+    from wsipipe.models.devices import pick_device
+    from wsipipe.models.timm_models import build_timm
+
+    target = pick_device(device)
+    return build_timm(settings).to(target)
+
+
+def _of_the_user(settings: EncoderSettings, device: str) -> Encoder:
+    from wsipipe.models.devices import pick_device
+    from wsipipe.models.user_encoders import build_user_encoder
+
+    target = pick_device(device)
+    encoder = build_user_encoder(settings)
+    return encoder.to(target) if isinstance(encoder, nn.Module) else encoder
+
+
+# Names that end in a colon stand for all that begin with them.
 ENCODERS: Mapping[str, Callable[[EncoderSettings, str], Encoder]] = MappingProxyType(
-    {"resnet18": _resnet, "resnet34": _resnet, "resnet50": _resnet, "filterbank": _filterbank}
+    {
+        "resnet18": _resnet,
+        "resnet34": _resnet,
+        "resnet50": _resnet,
+        "filterbank": _filterbank,
+        "timm:": _timm,
+        USER_CODE: _of_the_user,
+    }
 )

@@ -53,6 +53,7 @@ class FilterBank(nn.Module):
 
     name = "filterbank"
     kind = "dense"
+    window_px = 0
 
     def __init__(self, stride_px: int = 4) -> None:
         super().__init__()

@@ -37,6 +37,8 @@ class ResNetEncoder(nn.Module):
         Names the weights.
     """
 
+    window_px = 0
+
     def __init__(
         self,
         body: nn.Module,

@@ -20,11 +20,15 @@ def trainable_encoder(settings: EncoderSettings, *, device: str) -> tuple[Encode
     Raises
     ------
     ConfigError
-        The encoder has no weights to tune, or fewer stages than are to be tuned.
+        The encoder has no weights to tune, fewer stages than are to be tuned, or sees dense maps in windows.
     WeightsError
         Its weights are not at hand or do not fit.
     """
     encoder = build_encoder(settings, device=device)
+    if encoder.window_px:
+        raise ConfigError(
+            f"encoder {settings.name!r} makes dense maps in windows, which cannot be tuned", remedy="use --kind patch"
+        )
     module = as_module(encoder).eval().requires_grad_(requires_grad=False)
     stages = _stages(module)
     wanted = settings.tuned_stages or len(stages)

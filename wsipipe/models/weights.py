@@ -52,7 +52,7 @@ def read_weights(source: str, *, encoder: str, like: Mapping[str, Tensor], seed:
         return random_weights(like, seed=seed)
     if source == "imagenet":
         return fit_weights(_read_imagenet(encoder), like, source=imagenet_file(encoder))
-    return fit_weights(_read_file(Path(source)), like, source=Path(source))
+    return fit_weights(read_tensors(Path(source)), like, source=Path(source))
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -66,11 +66,12 @@ def weights_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def random_weights(like: Mapping[str, Tensor], *, seed: int = 0) -> dict[str, Tensor]:
-    """Seeded random weights of a residual network, the same bits on every machine and with every version of torch.
+    """Seeded random weights of a network, the same bits on every machine and with every version of torch.
 
     Convolutions are uniform in +-sqrt(6 / fan_in), which keeps the variance through a ReLU (He et al. 2015, eq. 10);
-    batch norms are the identity, but for the last of each residual branch, which halves it: features of sixteen
-    blocks then stay within a few units instead of growing by sqrt(2) at every block.
+    batch norms are the identity, but for the last of each residual branch of a ResNet, which halves it: features of
+    sixteen blocks then stay within a few units instead of growing by sqrt(2) at every block. Other matrices are
+    uniform in +-sqrt(3 / fan_in), which keeps the variance; positions and class tokens have a deviation of 0.02.
 
     Notes
     -----
@@ -86,8 +87,9 @@ def random_weights(like: Mapping[str, Tensor], *, seed: int = 0) -> dict[str, Te
 
 
 def _random_tensor(name: str, shape: tuple[int, ...], stream: np.random.PCG64, *, scale: float) -> Tensor:
-    if len(shape) == 4:
-        bound = np.float32(np.sqrt(6 / np.prod(shape[1:])))
+    if len(shape) > 1:
+        gain = 6 if len(shape) == 4 else 3
+        bound = np.float32(np.sqrt(gain / np.prod(shape[1:])) if name.endswith("weight") else np.sqrt(3) * 0.02)
         return torch.from_numpy(bound * _uniform(stream, int(np.prod(shape))).reshape(shape))
     return torch.zeros(shape) if name.endswith(("bias", "running_mean")) else torch.full(shape, scale)
 
@@ -116,17 +118,24 @@ def _imagenet(encoder: str) -> torchvision.models.WeightsEnum:
 def _read_imagenet(encoder: str) -> dict[str, Tensor]:
     place, weights = imagenet_file(encoder), _imagenet(encoder)
     if place.is_file():
-        return _read_file(place)
+        return read_tensors(place)
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except (OSError, RuntimeError) as error:
         raise WeightsError(
-            f"the ImageNet weights of {encoder} are not on this machine and cannot be downloaded ({_one_line(error)})",
+            f"the ImageNet weights of {encoder} are not on this machine and cannot be downloaded ({one_line(error)})",
             remedy=f"put {weights.url} at {place}, {ALTERNATIVES}",
         ) from error
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read every tensor of a .pt, .pth or .safetensors file, or of a training checkpoint; runs no code from it.
+
+    Raises
+    ------
+    WeightsError
+        The file is missing or cut off, or holds no state dict.
+    """
     if not path.is_file():
         raise WeightsError(
             "no such weights file", path=path, remedy="use imagenet, none, or a .pt or .safetensors file"
@@ -137,7 +146,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except _LOAD_ERRORS as error:
         raise WeightsError(
-            f"cannot be read as weights: {_one_line(error)}",
+            f"cannot be read as weights: {one_line(error)}",
             path=path,
             remedy="give a state dict saved by torch.save, or a .safetensors file; a download cut off must be deleted",
         ) from error
@@ -166,7 +175,7 @@ def fit_weights(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor], *, so
     WeightsError
         Tensors are missing, left over, or of another shape; the message names some.
     """
-    found = {name: value for name, value in _without_prefixes(tensors).items() if _is_feature(name)}
+    found = {name: value for name, value in without_prefixes(tensors).items() if _is_feature(name)}
     missing, unknown = sorted(like.keys() - found.keys()), sorted(found.keys() - like.keys())
     if missing or unknown:
         raise WeightsError(_misfit(missing, unknown), path=source, remedy="give the weights of this very encoder")
@@ -178,7 +187,8 @@ def fit_weights(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor], *, so
     return {name: found[name].to(torch.float32) for name in like}
 
 
-def _without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off the prefixes that wrappers give to all names ("module.", "model.")."""
     names = dict(tensors)
     while prefix := next((p for p in _PREFIXES if names and all(name.startswith(p) for name in names)), None):
         names = {name.removeprefix(prefix): value for name, value in names.items()}
@@ -195,5 +205,6 @@ def _misfit(missing: list[str], unknown: list[str]) -> str:
     return f"tensors do not fit the encoder: {told}"
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """First 200 characters of what an error says, in one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

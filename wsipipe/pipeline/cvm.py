@@ -128,26 +128,6 @@ def _one_of(name: str, value: str, known: Sequence[Choice]) -> Choice:
     raise ConfigError(f"there is no {name} {value!r}", remedy=f"use {', '.join(known[:-1])} or {known[-1]}")
 
 
-def list_maps(inputs: Sequence[Path]) -> list[SlideEntry]:
-    """Feature maps among files and folders; the key of each is the stem of its file.
-
-    Raises
-    ------
-    StoreError
-        No maps at all, or two that would write the same files.
-    """
-    files = [file for given in inputs for file in (sorted(given.glob("*.h5")) if given.is_dir() else [given])]
-    entries = {file.absolute(): SlideEntry(file.stem, file.absolute()) for file in files}
-    if not entries:
-        raise StoreError(f"no feature maps in {', '.join(map(str, inputs))}", remedy="run `wsipipe extract` first")
-    by_key: dict[str, Path] = {}
-    for path, entry in entries.items():
-        if by_key.setdefault(entry.key, path) != path:
-            told = f"{by_key[entry.key]} and {path} would both write outputs called {entry.key!r}"
-            raise StoreError(told, remedy="give them one at a time, with an --output each")
-    return list(entries.values())
-
-
 def segment_stored_map(
     entry: SlideEntry,
     *,

@@ -18,7 +18,7 @@ from wsipipe.models.devices import pick_device
 from wsipipe.models.encoders import Encoder, build_encoder
 from wsipipe.numerics.tissue import Tissue
 from wsipipe.pipeline.feature_plan import feature_path, plan_map
-from wsipipe.pipeline.layouts import Block, DenseLayout, Layout, PatchLayout
+from wsipipe.pipeline.layouts import Block, DenseLayout, Layout, PatchLayout, WindowLayout
 from wsipipe.pipeline.memory import release_memory
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.pixel_source import PixelSource
@@ -103,6 +103,8 @@ def extract_slide(
 def _layout(
     tissue: Tissue, info: FeatureMapInfo, recipe: Recipe, encoder: Encoder, *, core_px: int, path: Path
 ) -> Layout:
+    if info.kind == "dense" and encoder.window_px:
+        return WindowLayout(info.grid, tissue, encoder.stride_px, encoder.window_px, core_px=core_px)
     if info.kind == "dense":
         return DenseLayout(info.grid, tissue, encoder.stride_px, encoder.halo_px, core_px=core_px)
     kept = kept_cells(tissue, info.grid, recipe.tile, slide_size=info.slide_size)
@@ -129,7 +131,7 @@ def _fill(
         for block, parts in itertools.groupby(data, key=lambda part: part[0].block):
             values = np.zeros((*block.valid.shape, encoder.dim), np.float32)
             for piece, pixels in parts:
-                values[piece.rows, piece.cols] = layout.arrange(encode(encoder, pixels))
+                values[piece.rows, piece.cols] = layout.arrange(encode(encoder, pixels), piece)
                 done += piece.cells
                 pixels_read += pixels[..., 0].size
                 report(Progress(writer.info.slide, "extract", done, total))

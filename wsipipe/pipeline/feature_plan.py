@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from wsipipe.config import TUNING, Recipe
+from wsipipe.config import TUNING, USER_CODE, Recipe
 from wsipipe.geometry import CellGrid
 from wsipipe.pipeline.tile import REVISION as TILE_REVISION
 from wsipipe.pipeline.tile import patch_grid
@@ -33,7 +33,8 @@ def feature_tag(recipe: Recipe) -> str:
     overlap = f"-overlap{tile.overlap_px}" if tile.overlap_px else ""
     cells = f"{tile.patch_size_px}px{overlap}" if encoder.kind == "patch" else f"stride{encoder.stride_px}"
     resolution = "native" if tile.mpp is None else f"{tile.mpp:g}mpp"
-    weights = [] if encoder.name == "filterbank" else [_plain(Path(encoder.weights).stem)]
+    own = encoder.name.startswith(USER_CODE) and encoder.weights == "imagenet"  # it comes with its own
+    weights = [] if own or encoder.name == "filterbank" else [_plain(Path(encoder.weights).stem)]
     return "-".join([_plain(encoder.name), *weights, encoder.kind, cells, resolution])
 
 

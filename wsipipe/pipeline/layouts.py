@@ -85,7 +85,7 @@ class Layout(Protocol):
         """Pieces that compute every valid cell of a block."""
         ...
 
-    def arrange(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def arrange(self, features: NDArray[np.float32], piece: Piece) -> NDArray[np.float32]:
         """Bring what the encoder gave for a piece into the shape of its cells, features last."""
         ...
 
@@ -128,7 +128,7 @@ class PatchLayout:
     def _region(self, col: int, row: int) -> Region:
         return Region(col * self.stride_px, row * self.stride_px, self.patch_px, self.patch_px)
 
-    def arrange(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def arrange(self, features: NDArray[np.float32], piece: Piece) -> NDArray[np.float32]:
         """(n, dim) as it is."""
         return features
 
@@ -162,16 +162,7 @@ class DenseLayout:
 
     def valid(self, rows: slice, cols: slice) -> NDArray[np.bool_]:
         """See `Layout.valid`."""
-        around = CellGrid(
-            rows=rows.stop - rows.start + 2,
-            cols=cols.stop - cols.start + 2,
-            cell_px=self.grid.cell_px,
-            origin=(
-                self.grid.origin[0] + (cols.start - 1) * self.grid.cell_px,
-                self.grid.origin[1] + (rows.start - 1) * self.grid.cell_px,
-            ),
-        )
-        return _dilated(tissue_fraction(self.tissue, around) > 0)
+        return _touching(self.tissue, self.grid, rows, cols)
 
     def pieces(self, block: Block) -> Iterator[Piece]:
         """See `Layout.pieces`: one piece, none where the block has no tissue.
@@ -191,11 +182,98 @@ class DenseLayout:
         )
         yield Piece(block, (core.padded(*[self.halo_px] * 4),), rows, cols)
 
-    def arrange(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def arrange(self, features: NDArray[np.float32], piece: Piece) -> NDArray[np.float32]:
         """(1, dim, h, w) with the halo -> (h', w', dim) without."""
         halo = self.halo_px // self.stride_px
         _, _, height, width = features.shape
         return features[0, :, halo : height - halo, halo : width - halo].transpose(1, 2, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class WindowLayout:
+    """A block of cells is some square windows, laid edge to edge from the slide's corner, each encoded by itself.
+
+    For encoders whose cells see all of the image (vision transformers): each cell comes from the window that it lies
+    in, whatever the blocks are. Windows without tissue are left out.
+
+    Parameters
+    ----------
+    grid : CellGrid
+        Cells of `stride_px` target px.
+    tissue : Tissue
+        As for `DenseLayout`.
+    stride_px, window_px : int
+        Of the encoder, in target px.
+    batch : int
+        Windows that go through the encoder at once.
+    core_px : int
+        About the side of a block in target px.
+    """
+
+    grid: CellGrid
+    tissue: Tissue
+    stride_px: int
+    window_px: int
+    batch: int = 16
+    core_px: int = 1024
+
+    @property
+    def window_cells(self) -> int:
+        """Side of a window in cells."""
+        return self.window_px // self.stride_px
+
+    @property
+    def block_cells(self) -> int:
+        """Side of a block in cells: whole windows."""
+        return max(1, self.core_px // self.window_px) * self.window_cells
+
+    def valid(self, rows: slice, cols: slice) -> NDArray[np.bool_]:
+        """See `Layout.valid`."""
+        return _touching(self.tissue, self.grid, rows, cols)
+
+    def pieces(self, block: Block) -> Iterator[Piece]:
+        """See `Layout.pieces`; the cells of a piece are listed window by window."""
+        side = self.window_cells
+        height, width = block.valid.shape
+        corners = [(r, c) for r in range(0, height, side) for c in range(0, width, side)]
+        corners = [(r, c) for r, c in corners if block.valid[r : r + side, c : c + side].any()]
+        for start in range(0, len(corners), self.batch):
+            chosen = corners[start : start + self.batch]
+            cells = np.concatenate([np.argwhere(self._inside(block, *corner)) + corner for corner in chosen])
+            yield Piece(block, tuple(self._region(block, *corner) for corner in chosen), cells[:, 0], cells[:, 1])
+
+    def arrange(self, features: NDArray[np.float32], piece: Piece) -> NDArray[np.float32]:
+        """(n, dim, side, side) -> (cells, dim): windows at the map's edge lose what lies past it."""
+        by_window = features.transpose(0, 2, 3, 1)
+        x0, y0 = piece.block.cols.start * self.stride_px, piece.block.rows.start * self.stride_px
+        corners = [((r.y - y0) // self.stride_px, (r.x - x0) // self.stride_px) for r in piece.regions]
+        parts = [values[self._inside(piece.block, *corner)] for values, corner in zip(by_window, corners, strict=True)]
+        return np.concatenate(parts)
+
+    def _inside(self, block: Block, row: int, col: int) -> NDArray[np.bool_]:
+        """Cells of the window at (row, col) of a block that the block has, (side, side)."""
+        height, width = block.valid.shape
+        ahead = np.arange(self.window_cells)
+        inside: NDArray[np.bool_] = (row + ahead < height)[:, None] & (col + ahead < width)
+        return inside
+
+    def _region(self, block: Block, row: int, col: int) -> Region:
+        x, y = (block.cols.start + col) * self.stride_px, (block.rows.start + row) * self.stride_px
+        return Region(x, y, self.window_px, self.window_px)
+
+
+def _touching(tissue: Tissue, grid: CellGrid, rows: slice, cols: slice) -> NDArray[np.bool_]:
+    """Cells among `rows` x `cols` that touch tissue, and their neighbours."""
+    around = CellGrid(
+        rows=rows.stop - rows.start + 2,
+        cols=cols.stop - cols.start + 2,
+        cell_px=grid.cell_px,
+        origin=(
+            grid.origin[0] + (cols.start - 1) * grid.cell_px,
+            grid.origin[1] + (rows.start - 1) * grid.cell_px,
+        ),
+    )
+    return _dilated(tissue_fraction(tissue, around) > 0)
 
 
 def tissue_fraction(tissue: Tissue, grid: CellGrid) -> NDArray[np.float32]:

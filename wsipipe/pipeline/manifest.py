@@ -27,7 +27,7 @@ class ManifestRow:
     key : str
         Stem of the slide's file name; names what is made from it.
     slide : Path
-        The slide or image.
+        The slide or image, or a feature map (.h5) that stands for its slide.
     points : Path
         Its points, in any format of `annotations.reading`.
     mask : Path or None

@@ -12,7 +12,7 @@ from wsipipe.models.devices import pick_device
 from wsipipe.models.segmentation import check_fits, restore_model
 from wsipipe.models.tuned_encoder import restore_encoder
 from wsipipe.pipeline.large_maps import Room
-from wsipipe.pipeline.predict import checkpoint_path, open_map, predict_map
+from wsipipe.pipeline.predict import check_agreed, checkpoint_path, open_map, predict_map
 from wsipipe.progress import Report, silent
 from wsipipe.slides import SlideEntry, open_slide
 from wsipipe.store.checkpoint import load_checkpoint
@@ -53,6 +53,7 @@ def predict_points(
     """
     checkpoint = load_checkpoint(checkpoint_path(model))
     recipe = updated(checkpoint.recipe, {"encoder": {"weights": weights}})
+    check_agreed(recipe.encoder.name, None, model)
     encoder = restore_encoder(checkpoint, device=device)
     with (
         open_slide(entry.path, mpp=entry.mpp, reader=reader) as slide,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsipipe.config import Recipe, updated
-from wsipipe.errors import ConfigError
+from wsipipe.config import USER_CODE, Recipe, updated
+from wsipipe.errors import CheckpointError, ConfigError
 from wsipipe.models.devices import pick_device
 from wsipipe.models.encoders import Encoder
 from wsipipe.models.methods.views import View
@@ -28,10 +28,13 @@ from wsipipe.pipeline.map_source import ImageMap, MapSource
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.refine import refined_bands
 from wsipipe.pipeline.results import Segmentation, bounds_offset, settle, settled
+from wsipipe.pipeline.sources import opened
+from wsipipe.pipeline.stored_maps import is_stored_map
 from wsipipe.pipeline.tissue import everything
 from wsipipe.pipeline.tissue_reuse import tissue_for
 from wsipipe.progress import Progress, Report, silent
-from wsipipe.slides import MppView, SlideEntry, SlideReader, open_slide, slide_identity
+from wsipipe.slides import MppView, SlideEntry, SlideReader, slide_identity
+from wsipipe.slides.map_slide import MapSlide
 from wsipipe.store.checkpoint import load_checkpoint
 from wsipipe.store.feature_map import FeatureMap
 
@@ -46,6 +49,7 @@ def predict_slide(
     out: Path,
     threshold: float | None = None,
     weights: str | None = None,
+    encoder: str | None = None,
     crop: bool = True,
     reader: str = "auto",
     device: str = "auto",
@@ -57,7 +61,7 @@ def predict_slide(
     Parameters
     ----------
     entry : SlideEntry
-        The slide.
+        The slide; or a feature map (.h5), for which no pixels are needed and the overlay is drawn on its cells.
     model : Path
         Run folder of `train`, or its checkpoint.
     out : Path
@@ -67,20 +71,24 @@ def predict_slide(
     weights : str, optional
         Encoder weights, where the file that the recipe names has moved; must be the same weights. A tuned encoder's
         are in the model.
+    encoder : str, optional
+        The encoder's name again, where it is code of the user's own: a checkpoint alone runs none.
     crop : bool
         Write the GeoJSON relative to the slide's bounds, as QuPath shows it.
 
     Raises
     ------
     CheckpointError
-        The model is none, or does not fit the features.
+        The model is none, does not fit the features, or names code as its encoder that the caller does not.
     WsipipeError
         The slide cannot be read, has no tissue, no resolution, or the results cannot be written.
     """
     checkpoint = load_checkpoint(checkpoint_path(model))
     recipe = updated(checkpoint.recipe, {"predict": {"threshold": threshold}, "encoder": {"weights": weights}})
+    if not is_stored_map(entry.path):
+        check_agreed(recipe.encoder.name, encoder, model)
     folder = out / "masks"
-    with open_slide(entry.path, mpp=entry.mpp, reader=reader) as slide:
+    with opened(entry, reader=reader) as slide:
         offset = bounds_offset(slide) if crop else (0.0, 0.0)
         provenance = {
             "command": "predict",
@@ -93,9 +101,9 @@ def predict_slide(
         }
         if not force and (outcome := settled(folder, entry.key, provenance)):
             return outcome
-        tissue = _tissue(entry, slide, out, recipe)
-        encoder = restore_encoder(checkpoint, device=device)
-        with open_map(entry, slide, out, recipe, encoder, reader=reader, device=device, report=report) as source:
+        tissue = slide.tissue if isinstance(slide, MapSlide) else _tissue(entry, slide, out, recipe)
+        tuned = restore_encoder(checkpoint, device=device)
+        with open_map(entry, slide, out, recipe, tuned, reader=reader, device=device, report=report) as source:
             if isinstance(source, FeatureMap):
                 check_fits(checkpoint, source.info)
             network = restore_model(checkpoint, device=str(pick_device(device)))
@@ -104,6 +112,18 @@ def predict_slide(
             threshold = recipe.predict.threshold
             segmentation = Segmentation(source.grid, bands, tissue, threshold=threshold, offset=offset)
             return settle(folder, entry.key, slide, segmentation, provenance=provenance)
+
+
+def check_agreed(trained: str, agreed: str | None, model: Path) -> None:
+    """Run code that a checkpoint names only where the user names it too; another encoder would not fit anyway."""
+    if agreed not in (None, trained):
+        raise CheckpointError(f"was trained with the encoder {trained!r}, not {agreed!r}", path=model)
+    if agreed is None and trained.startswith(USER_CODE):
+        raise CheckpointError(
+            f"was trained with an encoder that is code of somebody's own, {trained!r}",
+            path=model,
+            remedy=f"if it is yours and you trust it, say so: --encoder {trained}",
+        )
 
 
 def _tissue(entry: SlideEntry, slide: SlideReader, out: Path, recipe: Recipe) -> Tissue:
@@ -126,13 +146,17 @@ def open_map(
     report: Report,
 ) -> Iterator[MapSource]:
     """Open what a model reads of a slide: the pixels of an image, or features, extracted where they are missing."""
-    if recipe.encoder.uses_images:
+    stored = is_stored_map(entry.path)
+    if recipe.encoder.uses_images and not stored:
         yield ImageMap(slide, recipe.tile.mpp)
         return
     if encoder is not None:  # its maps lie beside those of the weights that the tuning began with
         recipe = updated(recipe, {"encoder": {"weights": encoder.weights_digest}})
-    extracted = extract_slide(entry, out, recipe, reader=reader, device=device, report=report, encoder=encoder)
-    with FeatureMap.open(extracted.outputs[0]) as features:
+    path = entry.path
+    if not stored:
+        made = extract_slide(entry, out, recipe, reader=reader, device=device, report=report, encoder=encoder)
+        path = made.outputs[0]
+    with FeatureMap.open(path) as features:
         yield features
 
 

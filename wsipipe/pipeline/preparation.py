@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from wsipipe.annotations.audit import Finding, audit_points, check_source, refus
 from wsipipe.annotations.classes import ClassMap
 from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET, PointSet
 from wsipipe.annotations.reading import read_points
-from wsipipe.config import Recipe
+from wsipipe.config import Recipe, updated
 from wsipipe.errors import AnnotationError, ConfigError, WsipipeError
 from wsipipe.parallel import map_items
 from wsipipe.pipeline.extract import extract_slide
@@ -22,12 +23,15 @@ from wsipipe.pipeline.manifest import ManifestRow
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.results import bounds_offset
 from wsipipe.pipeline.samples import CellPoints, Sample, cells_of_points, cut_windows, draw_pairs
-from wsipipe.pipeline.sources import FeatureSource, Source, feature_source, image_source
+from wsipipe.pipeline.sources import FeatureSource, Source, feature_source, image_source, opened
 from wsipipe.pipeline.splits import PointedSlide, split_slides
+from wsipipe.pipeline.stored_maps import is_stored_map
 from wsipipe.progress import Report
-from wsipipe.slides import SlideEntry, open_slide, slide_identity
+from wsipipe.slides import SlideEntry, slide_identity
+from wsipipe.store.feature_map import FeatureMap
 
 _LISTED = 5
+_ALIKE = ("encoder", "weights_digest", "kind", "mpp", "stride_px", "dim")
 
 
 @dataclass(frozen=True)
@@ -117,10 +121,55 @@ def _sources(
     rows: Sequence[ManifestRow], recipe: Recipe, *, out: Path, reading: Reading, report: Report
 ) -> list[Source]:
     entries = [SlideEntry(row.key, row.slide, reading.slide_mpp if row.mpp is None else row.mpp) for row in rows]
+    slides = [entry for entry in entries if not is_stored_map(entry.path)]
     if recipe.encoder.uses_images:
+        _refuse_maps(rows, slides)
         return [image_source(entry, recipe.tile.mpp, reader=reading.reader) for entry in entries]
-    paths = _extract(entries, recipe, out=out, reading=reading, report=report)
-    return [feature_source(entry, path, reader=reading.reader) for entry, path in zip(entries, paths, strict=True)]
+    extracted = _extract(slides, recipe, out=out, reading=reading, report=report) if slides else []
+    paths = {entry.key: path for entry, path in zip(slides, extracted, strict=True)}
+    sources = [feature_source(entry, paths.get(entry.key, entry.path), reader=reading.reader) for entry in entries]
+    _check_alike(sources)
+    return [*sources]
+
+
+def _refuse_maps(rows: Sequence[ManifestRow], slides: Sequence[SlideEntry]) -> None:
+    if len(slides) < len(rows):
+        raise ConfigError(
+            "encoder 'none' takes images as they are, the manifest lists feature maps",
+            remedy="list images alone, or maps alone",
+        )
+
+
+def _check_alike(sources: Sequence[FeatureSource]) -> None:
+    """Refuse maps of several kinds: a network learns one."""
+    first = sources[0]
+    for source in sources:
+        for fact in _ALIKE:
+            here, there = getattr(source.info, fact), getattr(first.info, fact)
+            if here != there and not (fact == "mpp" and here and there and math.isclose(here, there, rel_tol=1e-6)):
+                raise ConfigError(
+                    f"holds features with {fact} {here}, {first.path} with {there}",
+                    path=source.path,
+                    remedy="train on maps made alike; `wsipipe convert --mpp` gives all slides one nominal resolution",
+                )
+
+
+def recipe_of_maps(rows: Sequence[ManifestRow], recipe: Recipe) -> Recipe:
+    """Recipe that tells of the maps of a manifest, where it lists maps alone: they are not made by the recipe's own.
+
+    Raises
+    ------
+    StoreError
+        The first map is damaged.
+    """
+    if not all(is_stored_map(row.slide) for row in rows):
+        return recipe
+    with FeatureMap.open(rows[0].slide) as features:
+        info = features.info
+    tile = info.settings.get("tile", {}) if info.kind == "patch" else {}
+    encoder = {"name": info.encoder, "kind": info.kind, "stride_px": info.stride_px if info.kind == "dense" else None}
+    told = {key: tile.get(key) for key in ("patch_size_px", "overlap_px")}
+    return updated(recipe, {"encoder": encoder, "tile": {"mpp": info.mpp, **told}})
 
 
 def _extract(
@@ -200,7 +249,7 @@ def _offset(source: Source, reading: Reading) -> tuple[float, float]:
     """Corner of the slide's bounds; whether a file counts from there is for its reader to tell, by its content."""
     if not reading.crop:
         return 0.0, 0.0
-    with open_slide(source.entry.path, mpp=source.entry.mpp, reader=reading.reader) as slide:
+    with opened(source.entry, reader=reading.reader) as slide:
         return bounds_offset(slide)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsipipe.geometry import CellGrid, Region
+from wsipipe.pipeline.stored_maps import is_stored_map, stand_in
 from wsipipe.slides import MppView, SlideEntry, SlideReader, open_slide
 from wsipipe.store.feature_map import FeatureMap, FeatureMapInfo
 
@@ -57,7 +60,7 @@ class FeatureSource:
     Parameters
     ----------
     entry : SlideEntry
-        The slide, for pictures.
+        The slide, for pictures; the map itself where no slide is at hand.
     path : Path
         The map.
     info : FeatureMapInfo
@@ -167,8 +170,19 @@ def image_source(entry: SlideEntry, mpp: float | None, *, reader: str) -> ImageS
         return ImageSource(entry, mpp, grid, slide.dimensions, reader)
 
 
+@contextmanager
+def opened(entry: SlideEntry, *, reader: str) -> Iterator[SlideReader]:
+    """Open a slide, or what stands in for it where the entry is a feature map."""
+    if is_stored_map(entry.path):
+        with FeatureMap.open(entry.path) as features:
+            yield stand_in(features)
+        return
+    with open_slide(entry.path, mpp=entry.mpp, reader=reader) as slide:
+        yield slide
+
+
 def _picture(source: FeatureSource | ImageSource, rows: slice, cols: slice, *, long_side_px: int) -> NDArray[np.uint8]:
-    with open_slide(source.entry.path, mpp=source.entry.mpp, reader=source.reader) as slide:
+    with opened(source.entry, reader=source.reader) as slide:
         return region_picture(slide, _level0_box(source.grid, rows, cols), long_side_px=long_side_px)
 
 
