@@ -37,8 +37,8 @@ class PooledCvmTeacher(Teacher):
     * Features are those of the input: a filter bank on RGB windows, the feature map itself on slides. They are there
       before the first step, so nothing warms up.
     * Eq. 6 segments the logistic of the contrast. The target is u, softened by that logistic, and learnt from by plain
-      cross-entropy: the uncertainty weight of eq. 2 takes the weight from all cells that are not yet sure, and what is
-      left of the term is a tenth (u alone is binary and gives it nothing to do).
+      cross-entropy: the uncertainty weight of eq. 2 would take all cells that are not yet sure out of the loss (u alone
+      is binary and gives it nothing to do).
     * Asked again, from the end of the warm-up at each new lowest validation loss, the teacher adds the network's logit
       to that of the contrast and segments the sum.
     * The model that predicts is the network plus the contrast to the training points (`PooledPrior`): each is wrong
