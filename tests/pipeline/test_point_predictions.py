@@ -32,7 +32,7 @@ def test_points_get_what_the_whole_map_has_there(tmp_path, slide_path):
         info = features.info
         torch.manual_seed(0)
         network = build_model(info.dim, RECIPE).eval()
-        bands = list(predict_bands(network, features, RECIPE.predict))
+        bands = list(predict_bands(network, features, RECIPE))
     facts = {name: getattr(info, name) for name in ("encoder", "kind", "mpp", "stride_px", "weights_digest")}
     checkpoint = Checkpoint(network.state_dict(), RECIPE, {"in_channels": info.dim} | facts)
     save_checkpoint(tmp_path / "run" / "checkpoint.safetensors", checkpoint)
