@@ -17,13 +17,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with images.csv, images and masks")
     parser.add_argument("manifest", type=Path, help="CSV to write")
     options = parser.parse_args()
-    with (options.data / "images.csv").open(newline="", encoding="utf-8") as source:
+    write_manifest(options.data, options.manifest)
+
+
+def write_manifest(data: Path, manifest: Path) -> None:
+    """List images, masks and patients of the folder `data`."""
+    with (data / "images.csv").open(newline="", encoding="utf-8") as source:
         rows = list(csv.DictReader(source))
-    with options.manifest.open("w", newline="", encoding="utf-8") as target:
+    with manifest.open("w", newline="", encoding="utf-8") as target:
         writer = csv.writer(target)
         writer.writerow(["slide", "mask", "patient", "mpp"])
         for row in rows:
-            paths = (str((options.data / row[column]).resolve()) for column in ("image", "mask"))
+            paths = (str((data / row[column]).resolve()) for column in ("image", "mask"))
             writer.writerow([*paths, row["patient"], MPP])
 
 

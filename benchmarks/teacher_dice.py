@@ -41,7 +41,7 @@ def told(run: Path, manifest: Path, out: Path) -> list[tuple[float, float, float
         state = folder.load_state()
     if state is None:
         raise SystemExit(f"{run}: no training state")
-    targets = {name.removeprefix("target:"): values.numpy() > 0.5 for name, values in state["method"].items()}
+    targets = {name: values.numpy() > 0.5 for name, values in state["method"].items()}
     data = prepare(read_manifest(manifest), load_recipe(run / "recipe.yaml"), out=out, reading=Reading(), report=silent)
     cache, rows = WindowCache(), []
     for sample in data.train:

@@ -116,9 +116,7 @@ class CvmPlusSettings(Settings):
     own: float = Field(10.0, ge=1, description="how many times more a point is trusted in its own window")
     points_most: int = Field(3000, ge=2, description="points that are pooled; of more, so many are drawn at random")
     gain: float = Field(1.5, gt=0, description="steepness of the logistic of the pooled contrast")
-    student: float = Field(
-        0.5, ge=0, description="weight of the network's logit beside that of the contrast, once the teacher asks it"
-    )
+    student: float = Field(0.1, ge=0, description="weight of the network's logit beside that of the contrast")
     soft: float = Field(0.5, ge=0, le=1, description="share of the contrast itself in the target; the rest is u")
     lam_rel: float = Field(0.5, gt=0, description="scale-free fitting weight of the variational model")
     beta: float = Field(10.0, ge=0, description="edge detector g = 1 / (1 + beta |grad z|^2)")

@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from wsipipe.numerics.grading import PLAIN_MEANS
 from wsipipe.numerics.solvers.tasks import SolverSettings
 from wsipipe.numerics.variational import solve_cvm
 from wsipipe.pipeline.large_maps import Room
-from wsipipe.pipeline.refine import PLAIN_MEANS, refine, refined_bands
+from wsipipe.pipeline.refine import refine, refined_bands
 
 
 def disc(*, inside: float, outside: float, noise: float = 0.15, shape=(60, 80)):

@@ -46,7 +46,9 @@ class PooledPrior(nn.Module):
         self.register_buffer("stride", torch.zeros((), dtype=torch.int64))
 
     @classmethod
-    def of(cls, contrast: PooledContrast, standard: Standard, *, gain: float, stride: int) -> PooledPrior:
+    def of(
+        cls, contrast: PooledContrast, standard: Standard, *, gain: float, stride: int, student: float
+    ) -> PooledPrior:
         """Take what was found of a training set.
 
         Parameters
@@ -59,6 +61,8 @@ class PooledPrior(nn.Module):
             Logit per unit of contrast.
         stride : int
             px per cell of the filter bank that RGB windows are seen by; 0: maps of features, seen as they are.
+        student : float
+            Weight of the network's logits.
         """
         vectors = torch.from_numpy(contrast.vectors)
         prior = cls(*vectors.shape)
@@ -67,6 +71,7 @@ class PooledPrior(nn.Module):
         prior.vectors.copy_(vectors)
         prior.weights.copy_(torch.from_numpy(gain * contrast.weights()).float())
         prior.scale.fill_(contrast.scale)
+        prior.student.fill_(student)
         prior.stride.fill_(stride)
         return prior
 

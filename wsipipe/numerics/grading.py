@@ -7,6 +7,17 @@ from numpy.typing import NDArray
 
 # Below 1, so that no rounding lifts a cell outside the mask to 0.5.
 _MOST = np.float32(0.995)
+# Means of the two phases where a map does not show both: halfway between no opinion and a sure one.
+PLAIN_MEANS = (0.75, 0.25)
+
+
+def shows_both(c1: float, c2: float) -> bool:
+    """Whether the means of eq. 6 that were fitted to a map of probabilities lie on both sides of 0.5.
+
+    Where they do not the map shows one phase only (a slide without target, say), which must not be split in two:
+    segment it again with `PLAIN_MEANS`.
+    """
+    return c1 > 0.5 > c2
 
 
 def graded(u: NDArray[np.float32], z: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from wsipipe.numerics.grading import graded
+from wsipipe.numerics.grading import PLAIN_MEANS, graded, shows_both
 from wsipipe.numerics.regrid import Band
 from wsipipe.numerics.solvers.tasks import SolverSettings
 from wsipipe.pipeline.large_maps import Room, solve_map
@@ -15,8 +15,6 @@ from wsipipe.pipeline.results import in_bands
 
 Floats = NDArray[np.float32]
 
-# Means of the two phases where the map does not have both: halfway between no opinion and a sure one.
-PLAIN_MEANS = (0.75, 0.25)
 _TOL = 1e-3
 
 
@@ -48,7 +46,7 @@ def refine(probability: Floats, valid: NDArray[np.bool_], *, lam_rel: float, roo
         return np.zeros_like(probability)
     settings = SolverSettings(lam_rel=lam_rel, tol=_TOL)
     solution, _ = solve_map(probability, valid=valid, room=room, settings=settings)
-    if not solution.c1 > 0.5 > solution.c2:
+    if not shows_both(solution.c1, solution.c2):
         solution, _ = solve_map(probability, valid=valid, room=room, settings=settings, means=PLAIN_MEANS)
     return np.where(valid, graded(solution.u, probability), np.float32(0))
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -179,7 +178,6 @@ class Trainer:
     def validate(self) -> Scores:
         """Partial cross-entropy and Dice of the validation windows, in evaluation mode."""
         self.model.eval()
-        self.method.tune(self.model, self._held_out())
         losses, masks, truths = [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0, bool)]
         for sample in self.data.validation:
             data = self.loader.cache.get(sample)
@@ -192,11 +190,6 @@ class Trainer:
             truths.append(truth[truth >= 0] == 1)
         mask, truth = np.concatenate(masks), np.concatenate(truths)
         return Scores(float(np.concatenate(losses).mean()), dice(mask, truth) if truth.size else None)
-
-    def _held_out(self) -> Iterator[tuple[Scene, NDArray[np.int8]]]:
-        for sample in self.data.validation:
-            scene = self.loader.scene(sample)
-            yield scene, label_map(sample, scene.valid)
 
     @torch.no_grad()
     def logits(self, sample: Sample) -> Tensor:

@@ -79,10 +79,10 @@ class Method:
     """Learning from points alone (partial cross-entropy), and the frame for everything beyond.
 
     The trainer calls `attach` once, `prepare` once before the first step, `loss` and then `after_step` at each step,
-    `tune` before each validation, and `refresh` when the validation partial cross-entropy reaches a new minimum after
-    the warm-up; `state` and `load_state` carry a method over an interruption. During the warm-up, `Losses.second` is
-    not learnt from, unless the method is `ready_at_once`. Random numbers are torch's own, which the trainer seeds. What
-    predicts is the model alone.
+    and `refresh` when the validation partial cross-entropy reaches a new minimum after the warm-up; `state` and
+    `load_state` carry a method over an interruption. During the warm-up, `Losses.second` is not learnt from, unless the
+    method is `ready_at_once`. Random numbers are torch's own, which the trainer seeds. What predicts is the
+    model alone.
 
     Attributes
     ----------
@@ -129,17 +129,6 @@ class Method:
 
     def after_step(self, model: SegmentationModel) -> None:
         """Follow the network after an optimiser step (an average of weights, say)."""
-
-    def tune(self, model: SegmentationModel, held_out: Iterable[tuple[Scene, NDArray[np.int8]]]) -> None:
-        """Fit what is fitted to held-out points, before they are scored; the model is in evaluation mode.
-
-        Parameters
-        ----------
-        model : SegmentationModel
-            The network so far.
-        held_out : iterable of (Scene, (h, w) int8 array)
-            Validation windows and their labels: 1 in-target, 0 out-of-target, -1 unlabelled.
-        """
 
     def refresh(self, model: SegmentationModel, scenes: Iterable[Scene]) -> None:
         """Ask the teacher again for every training window; the model is in evaluation mode."""

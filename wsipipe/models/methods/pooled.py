@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from torch import Tensor
-from torch.nn import functional as F
 
 from wsipipe.config import CvmPlusSettings
 from wsipipe.models.losses import partial_cross_entropy, soft_cross_entropy
-from wsipipe.models.methods.base import Batch, Losses, Scene
-from wsipipe.models.methods.teacher import Teacher
+from wsipipe.models.methods.base import Batch, Losses, Method, Scene
 from wsipipe.models.pooled_prior import PooledPrior, enlarged, seen
 from wsipipe.models.segmentation import SegmentationModel
+from wsipipe.numerics.grading import PLAIN_MEANS, shows_both
 from wsipipe.numerics.pooled_contrast import Moments, PooledContrast, Prototypes, Standard, point_means
 from wsipipe.numerics.variational import solve_cvm
-
-_EVIDENCE, _TARGET = "evidence:", "target:"
 
 Floats = NDArray[np.float32]
 
 
-class PooledCvmTeacher(Teacher):
+class PooledCvmTeacher(Method):
     """`cvm_plus`: contrast of pooled points, joined by the network's own opinion, segmented by eq. 6.
 
     Where the faithful `cvm` is limited with few points per image (docs/methods.md has the figures): its contrast maps
@@ -39,19 +36,16 @@ class PooledCvmTeacher(Teacher):
     * Eq. 6 segments the logistic of the contrast. The target is u, softened by that logistic, and learnt from by plain
       cross-entropy: the uncertainty weight of eq. 2 would take all cells that are not yet sure out of the loss (u alone
       is binary and gives it nothing to do).
-    * Asked again, from the end of the warm-up at each new lowest validation loss, the teacher adds the network's logit
-      to that of the contrast and segments the sum.
-    * The model that predicts is the network plus the contrast to the training points (`PooledPrior`): each is wrong
-      elsewhere. The network's weight, in [0, 1], is the one with the lowest cross-entropy on the validation points: a
-      network that is too sure of itself on other patients counts for less. In training it stands alone.
+    * The teacher is asked once: with a say of the network in it, it gets worse (docs/glas.md).
+    * The model that predicts is the contrast to the training points (`PooledPrior`) and a little of the network: each
+      is wrong elsewhere, and a network is too sure of itself on other patients. In training it stands alone.
     """
 
     ready_at_once = True
 
     def __init__(self, settings: CvmPlusSettings) -> None:
-        super().__init__()
         self.settings = settings
-        self._evidence: dict[str, Floats] = {}
+        self._targets: dict[str, Floats] = {}
 
     def loss(self, model: SegmentationModel, batch: Batch) -> Losses:
         """See `Method.loss`."""
@@ -70,39 +64,22 @@ class PooledCvmTeacher(Teacher):
         for group, scene in enumerate(scenes):
             values = np.float32(settings.gain) * contrast.of(standard.apply(_cells(scene, stride)), group=group)
             fine = enlarged(torch.from_numpy(values)[None, None], stride, scene.valid.shape)
-            self._evidence[scene.name] = np.ascontiguousarray(fine[0, 0].numpy())
-            self._targets[scene.name] = self._segmented(self._evidence[scene.name], scene.valid)
-        prior = PooledPrior.of(contrast, standard, gain=settings.gain, stride=stride)
+            z = torch.sigmoid(fine[0, 0]).numpy()
+            self._targets[scene.name] = settings.soft * z + (1 - settings.soft) * self._segmented(z, scene.valid)
+        prior = PooledPrior.of(contrast, standard, gain=settings.gain, stride=stride, student=settings.student)
         model.prior = prior.to(model.mean.device)
 
-    def tune(self, model: SegmentationModel, held_out: Iterable[tuple[Scene, NDArray[np.int8]]]) -> None:
-        """See `Method.tune`; the network's weight beside the prior."""
-        if model.prior is None:
-            return
-        own, others, wanted = [], [], []
-        for scene, labels in held_out:
-            known = torch.from_numpy(labels >= 0)
-            own.append(_alone(model, scene)[known])
-            others.append(model.prior(scene.inputs)[0, 0].cpu()[known])
-            wanted.append(torch.from_numpy(labels)[known].float())
-        model.prior.student.fill_(best_share(torch.cat(own), torch.cat(others), torch.cat(wanted)))
-
-    def opinion(self, model: SegmentationModel, scene: Scene) -> Floats | None:
-        """See `Teacher.opinion`."""
-        own = self.settings.student * _alone(model, scene)
-        return self._segmented(self._evidence[scene.name] + own.numpy(), scene.valid)
+    def target(self, name: str) -> Floats | None:
+        """See `Method.target`."""
+        return self._targets.get(name)
 
     def state(self) -> Mapping[str, Tensor]:
         """See `Method.state`."""
-        kept = {_EVIDENCE: self._evidence, _TARGET: self._targets}
-        return {f"{kind}{name}": torch.from_numpy(a) for kind, maps in kept.items() for name, a in maps.items()}
+        return {name: torch.from_numpy(u) for name, u in self._targets.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See `Method.load_state`."""
-        self._evidence, self._targets = (
-            {name.removeprefix(kind): a.numpy() for name, a in state.items() if name.startswith(kind)}
-            for kind in (_EVIDENCE, _TARGET)
-        )
+        self._targets = {name: u.numpy() for name, u in state.items()}
 
     def _pool(self, scenes: Iterable[Scene], stride: int) -> tuple[Standard, Prototypes]:
         """Points of all windows by their standardised features."""
@@ -118,36 +95,14 @@ class PooledCvmTeacher(Teacher):
         points = Prototypes(standard.apply(np.concatenate(vectors)), np.concatenate(labels), np.concatenate(groups))
         return standard, points.thinned(self.settings.points_most, seed=0)
 
-    def _segmented(self, logit: Floats, valid: NDArray[np.bool_]) -> Floats:
-        """Target from a map of logits: eq. 6 on its logistic, and a share of the logistic itself."""
+    def _segmented(self, z: Floats, valid: NDArray[np.bool_]) -> Floats:
+        """Segment a map of probabilities by eq. 6; not into two where it shows one phase only."""
         settings = self.settings
-        z = torch.sigmoid(torch.from_numpy(logit)).numpy()
-        u = solve_cvm(z[None], lam_rel=settings.lam_rel, beta=settings.beta, tol=settings.tol, valid=valid).u[0]
-        return np.asarray(settings.soft * z + (1 - settings.soft) * u, np.float32)
-
-
-@torch.no_grad()
-def _alone(model: SegmentationModel, scene: Scene) -> Tensor:
-    """Logits (h, w) of the network without the prior, on the CPU."""
-    logits, _ = model.decode(model.encode(scene.inputs), scene.inputs.shape[-2:])
-    return logits[0, 0].float().cpu()
-
-
-def best_share(own: Tensor, others: Tensor, wanted: Tensor) -> float:
-    """Find the s in [0, 1] with the lowest cross-entropy of s x own + others.
-
-    Parameters
-    ----------
-    own, others : (n,) float tensors
-        Logits.
-    wanted : (n,) float tensor
-        Labels, 0 or 1.
-    """
-
-    def cross_entropy(share: float) -> float:
-        return float(F.binary_cross_entropy_with_logits(share * own.double() + others.double(), wanted.double()))
-
-    return float(minimize_scalar(cross_entropy, bounds=(0.0, 1.0), method="bounded").x)
+        solve = partial(solve_cvm, z[None], lam_rel=settings.lam_rel, beta=settings.beta, tol=settings.tol, valid=valid)
+        solution = solve()
+        if not shows_both(solution.c1[0], solution.c2[0]):
+            solution = solve(means=PLAIN_MEANS)
+        return np.asarray(solution.u[0])
 
 
 def _cells(scene: Scene, stride: int) -> Floats:
