@@ -88,7 +88,7 @@ def row(options: argparse.Namespace, manifest: Path, held_out: list[dict[str, st
     for case in held_out:
         slide = Path(case["slide"])
         outcome = predict_slide(SlideEntry(slide.stem, slide, float(case["mpp"])), model=run, out=out)
-        scores.append(score_pair(Pair(slide.stem, outcome.outputs[0], Path(case["mask"]))).scores.dice)
+        scores.append(score_pair(Pair(slide.stem, outcome.outputs[0], Path(case["mask"]))).figures()["dice"])
     with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
         losses = [float(line["val_pce"]) for line in csv.DictReader(file)]
     return {"encoder": name, "best_epoch": result.best_epoch, "val_pce": losses, "dice": float(np.mean(scores))}

@@ -7,17 +7,31 @@ from numpy.typing import NDArray
 
 # Below 1, so that no rounding lifts a cell outside the mask to 0.5.
 _MOST = np.float32(0.995)
-# Means of the two phases where a map does not show both: halfway between no opinion and a sure one.
-PLAIN_MEANS = (0.75, 0.25)
+# Between these lies the level at which two phases of a probability are told apart.
+LEVELS = (0.4, 0.6)
+_APART = 0.5
 
 
-def shows_both(c1: float, c2: float) -> bool:
-    """Whether the means of eq. 6 that were fitted to a map of probabilities lie on both sides of 0.5.
+def bounded_means(c1: float, c2: float) -> tuple[float, float] | None:
+    """Means to segment a probability with, where those that eq. 6 fitted are not to be believed.
 
-    Where they do not the map shows one phase only (a slide without target, say), which must not be split in two:
-    segment it again with `PLAIN_MEANS`.
+    Fitted means put a network right that is too careful, or too bold, on a slide of another stain. Where a map shows
+    one phase only (a slide without target, say) they would split it in two. So the level between them is held to
+    `LEVELS`.
+
+    Parameters
+    ----------
+    c1, c2 : float
+        Fitted means of the two phases.
+
+    Returns
+    -------
+    (float, float) or None
+        Means to segment the map with once more; None where the fitted ones stand.
     """
-    return c1 > 0.5 > c2
+    level = (c1 + c2) / 2
+    bounded = min(max(level, LEVELS[0]), LEVELS[1])
+    return None if bounded == level else (bounded + _APART / 2, bounded - _APART / 2)
 
 
 def graded(u: NDArray[np.float32], z: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from wsipipe.numerics.grading import PLAIN_MEANS, graded, shows_both
+from wsipipe.numerics.grading import bounded_means, graded
 from wsipipe.numerics.regrid import Band
 from wsipipe.numerics.solvers.tasks import SolverSettings
 from wsipipe.pipeline.large_maps import Room, solve_map
@@ -21,9 +21,7 @@ _TOL = 1e-3
 def refine(probability: Floats, valid: NDArray[np.bool_], *, lam_rel: float, room: Room) -> Floats:
     """Segment a probability by eq. 1.
 
-    The means c1 and c2 are fitted to the map, so that a network that is too careful, or too bold, on a slide of
-    another stain is put right. Where the fitted means do not lie on both sides of 0.5 the map shows one phase only (no
-    target, say), which must not be split in two: there they are fixed.
+    The means c1 and c2 are fitted to the map, within bounds: see `bounded_means`.
 
     Parameters
     ----------
@@ -46,8 +44,9 @@ def refine(probability: Floats, valid: NDArray[np.bool_], *, lam_rel: float, roo
         return np.zeros_like(probability)
     settings = SolverSettings(lam_rel=lam_rel, tol=_TOL)
     solution, _ = solve_map(probability, valid=valid, room=room, settings=settings)
-    if not shows_both(solution.c1, solution.c2):
-        solution, _ = solve_map(probability, valid=valid, room=room, settings=settings, means=PLAIN_MEANS)
+    means = bounded_means(solution.c1, solution.c2)
+    if means is not None:
+        solution, _ = solve_map(probability, valid=valid, room=room, settings=settings, means=means)
     return np.where(valid, graded(solution.u, probability), np.float32(0))
 
 

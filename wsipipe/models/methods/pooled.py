@@ -15,7 +15,7 @@ from wsipipe.models.losses import partial_cross_entropy, soft_cross_entropy
 from wsipipe.models.methods.base import Batch, Losses, Method, Scene
 from wsipipe.models.pooled_prior import PooledPrior, enlarged, seen
 from wsipipe.models.segmentation import SegmentationModel
-from wsipipe.numerics.grading import PLAIN_MEANS, shows_both
+from wsipipe.numerics.grading import bounded_means
 from wsipipe.numerics.pooled_contrast import Moments, PooledContrast, Prototypes, Standard, point_means
 from wsipipe.numerics.variational import solve_cvm
 
@@ -100,8 +100,9 @@ class PooledCvmTeacher(Method):
         settings = self.settings
         solve = partial(solve_cvm, z[None], lam_rel=settings.lam_rel, beta=settings.beta, tol=settings.tol, valid=valid)
         solution = solve()
-        if not shows_both(solution.c1[0], solution.c2[0]):
-            solution = solve(means=PLAIN_MEANS)
+        means = bounded_means(float(solution.c1[0]), float(solution.c2[0]))
+        if means is not None:
+            solution = solve(means=means)
         return np.asarray(solution.u[0])
 
 
