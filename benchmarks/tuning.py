@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with images.csv, images and masks")
     parser.add_argument("--out", type=Path, required=True, help="folder for points, features, runs and masks")
     parser.add_argument("--held-out", nargs="+", default=["P02", "P16"], help="patients")
+    parser.add_argument("--images", type=int, help="train on so many images, spread over the others; all if left out")
     parser.add_argument("--encoder", default="resnet18")
     parser.add_argument("--weights", default="none")
     parser.add_argument("--method", default="partial_ce")
@@ -67,11 +68,13 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     with everything.open(newline="", encoding="utf-8") as file:
         cases = list(csv.DictReader(file))
     held_out = [case for case in cases if case["patient"] in options.held_out]
+    others = [case for case in cases if case["patient"] not in options.held_out]
+    step = max(1, len(others) // options.images) if options.images else 1
     chosen = options.out / "train.csv"
     with chosen.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, cases[0].keys())
         writer.writeheader()
-        writer.writerows(case for case in cases if case["patient"] not in options.held_out)
+        writer.writerows(others[::step])
     sample_many([chosen], options.out / "points", Drawing(margin_px=MARGIN_PX))
     return [row(options, options.out / "points" / "train.csv", held_out, tuned=tuned) for tuned in (False, True)]
 
