@@ -1,6 +1,6 @@
 """What the network adds to `cvm_plus`: `python benchmarks/network_share.py glas.csv --run FOLDER --out PROJECT`.
 
-FOLDER holds a finished `wsipipe crossval glas.csv --recipe glas_cpu --run FOLDER`. Its held-out images are predicted again
+FOLDER holds a finished `wsipipe crossval glas.csv --recipe glas_cpu --run FOLDER`. Its images are predicted again, held out,
 with the network's logit at other shares beside the pooled contrast (`cvm_plus.student`); Dice by fold.
 """
 
