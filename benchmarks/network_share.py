@@ -1,7 +1,7 @@
 """What the network adds to `cvm_plus`: `python benchmarks/network_share.py glas.csv --run FOLDER --out PROJECT`.
 
-FOLDER holds a finished `wsipipe crossval glas.csv --recipe glas_cpu --run FOLDER`. The images of each fold are predicted
-again with the network's logit at other shares beside the pooled contrast (`cvm_plus.student`); Dice by fold.
+FOLDER holds a finished `wsipipe crossval glas.csv --recipe glas_cpu --run FOLDER`. The images of each fold are
+predicted again with the network's logit at other shares beside the pooled contrast (`cvm_plus.student`); Dice by fold.
 """
 
 from __future__ import annotations
