@@ -20,12 +20,13 @@ MAX_COORDINATE_PX = 1e8
 
 
 class PointMark(NamedTuple):
-    """A point (x, y) in px of the file's frame, its class, and its slide where the file names one."""
+    """A point (x, y) in px of the file's frame, its class, and its slide and colour where the file names them."""
 
     x: float
     y: float
     class_name: str | None
     slide: str | None = None
+    color: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)

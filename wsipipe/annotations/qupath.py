@@ -126,7 +126,7 @@ def _feature_marks(feature: Json, where: str, path: Path) -> Marks:
     color, measurements = _color(properties), _measurements(properties.get("measurements"))
     ignored = {name: sum(shape == name for shape in shapes if isinstance(shape, str)) for name in (_LINE, _NO_AREA)}
     return Marks(
-        points=tuple(PointMark(x, y, name) for xy in points for x, y in xy.tolist()),
+        points=tuple(PointMark(x, y, name, color=color) for xy in points for x, y in xy.tolist()),
         regions=tuple(OutlinedRegion(area, name, color, measurements) for area in areas),
         ignored={name: count for name, count in ignored.items() if count},
     )
