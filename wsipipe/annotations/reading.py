@@ -94,9 +94,8 @@ def read_points(
     labels = _labels(points, classes, path)
     if all(label is None for label in labels):
         raise _no_match(points, classes, path)
-    notes = _notes(marks, [point for point, label in zip(points, labels, strict=True) if label is None], classes)
-    read = replace(_point_set(points, labels, marks, path), notes=notes)
-    return _of_several(read, points, labels, classes) if isinstance(classes, ClassList) else read
+    read = _point_set(points, labels, marks, classes, path)
+    return _of_several(read, marks, classes) if isinstance(classes, ClassList) else read
 
 
 def read_regions(path: str | Path, *, offset: tuple[float, float] = _LEVEL_0) -> list[OutlinedRegion]:
@@ -183,27 +182,32 @@ def _labels(points: tuple[PointMark, ...], classes: ClassMap | ClassList, path: 
     return [by_name[point.class_name] for point in points]
 
 
-def _point_set(points: tuple[PointMark, ...], labels: list[int | None], marks: Marks, path: Path) -> PointSet:
-    """Points that have a label."""
+def _point_set(
+    points: tuple[PointMark, ...],
+    labels: list[int | None],
+    marks: Marks,
+    classes: ClassMap | ClassList,
+    path: Path,
+) -> PointSet:
+    """Points that have a label, with notes about all that is left out."""
     keep = np.array([label is not None for label in labels])
     everything = PointSet(
         xy=np.array([point[:2] for point in points], dtype=np.float64).reshape(-1, 2),
         label=np.array([-1 if label is None else label for label in labels], dtype=np.int64),
         class_names=tuple(point.class_name or "" for point in points),
         source=path,
+        notes=_notes(marks, [point for point, label in zip(points, labels, strict=True) if label is None], classes),
         slides=tuple(dict.fromkeys(point.slide for point in points if point.slide)) or marks.slides,
     )
     return everything.subset(keep)
 
 
-def _of_several(
-    read: PointSet, points: tuple[PointMark, ...], labels: list[int | None], classes: ClassList
-) -> PointSet:
-    """Add the names of the classes, and the colour of the first point of each that has one."""
+def _of_several(read: PointSet, marks: Marks, classes: ClassList) -> PointSet:
+    """Add the names of the classes, and the colour that the first point of each has in the file."""
     colors: dict[int, Color] = {}
-    for point, label in zip(points, labels, strict=True):
-        if label is not None and point.color is not None:
-            colors.setdefault(label, point.color)
+    for name, label in zip(read.class_names, read.label.tolist(), strict=True):
+        if name in marks.colors:
+            colors.setdefault(label, marks.colors[name])
     return replace(read, classes=classes.names, colors=colors)
 
 

@@ -168,7 +168,7 @@ def make_plan(
     WsipipeError
         A slide, mask or points cannot be used, or the folder holds a comparison of other settings.
     """
-    _check_encoder(recipe, variants)
+    _check_recipe(recipe, variants)
     seed = recipe.training.seed
     fold_of = assign_folds([case.patient for case in cases], folds=folds, seed=seed)
     pairs = recipe.training.pairs or DEFAULT_PAIRS
@@ -184,8 +184,10 @@ def make_plan(
     return Plan(run, images, jobs, folds, seed, (_note(cases, recipe, pairs),))
 
 
-def _check_encoder(recipe: Recipe, variants: Sequence[Variant]) -> None:
-    """Held-out images are scored on the features that all variants share."""
+def _check_recipe(recipe: Recipe, variants: Sequence[Variant]) -> None:
+    """Held-out images are scored on the features that all variants share, and by the target of their mask."""
+    if recipe.training.classes:
+        raise ConfigError("training.classes: a comparison of methods is of target and rest alone", remedy="leave it out")
     if recipe.encoder.trainable or any(v.changes.get("encoder", {}).get("trainable") for v in variants):
         raise ConfigError(
             "a comparison needs an encoder that stays the same, encoder.trainable is true", remedy="set it to false"
