@@ -301,7 +301,9 @@ def _contradictions(points: PointSet, min_distance_px: float, grid: CellGrid | N
                 pairs += _same_cell(grid.cells_of(points.xy), inside, outside)
     if not pairs:
         return None
-    kind, other = ("points", "one of another class") if points.classes else ("in-target points", "an out-of-target point")
+    kind, other = ("in-target points", "an out-of-target point")
+    if points.classes:
+        kind, other = "points", "one of another class"
     first, second = pairs[0]
     index = np.unique(np.array(pairs))
     text = (

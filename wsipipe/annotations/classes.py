@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET
 from wsipipe.errors import AnnotationError
@@ -34,6 +35,21 @@ class TissueClass:
 
     name: str
     color: Color
+
+    @classmethod
+    def of(cls, told: object) -> Self:
+        """Class from what `dataclasses.asdict` makes of one, as files keep it.
+
+        Raises
+        ------
+        ValueError
+            It is no class.
+        """
+        match told:
+            case {"name": str(name), "color": [int(red), int(green), int(blue)]}:
+                return cls(name, (red, green, blue))
+            case _:
+                raise ValueError(f"{told!r} is no class with a name and a colour")
 
 
 def class_color(name: str | None) -> Color:
@@ -118,6 +134,11 @@ class ClassMap:
         return _numeric_label(name or "") if label is None else label
 
     @property
+    def told(self) -> tuple[Sequence[object], ...]:
+        """What makes a map of classes what it is, for digests."""
+        return self.positive, self.negative
+
+    @property
     def sought(self) -> str:
         """What a point or polygon has to be, for messages."""
         return "an in-target or out-of-target class"
@@ -194,6 +215,11 @@ class ClassList:
             both = _quoted([self.names[label] for label in found])
             raise AnnotationError(f"class {name!r} is of {both}", remedy="make their patterns narrower")
         return found[0] if found else None
+
+    @property
+    def told(self) -> tuple[Sequence[object], ...]:
+        """What makes a list of classes what it is, for digests."""
+        return self.names, self.patterns
 
     @property
     def sought(self) -> str:

@@ -40,10 +40,14 @@ def read_mask(
     AnnotationError
         The file is missing, no picture, damaged, too large, or holds colours.
     """
-    labels = _read_labels(Path(path), max_pixels)
-    if labels.ndim == 3:
-        labels = _single_channel(labels, Path(path))
+    labels = read_labels(path, max_pixels=max_pixels)
     return np.asarray(labels != 0 if values is None else np.isin(labels, values))
+
+
+def read_labels(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.generic]:
+    """Read the values of a mask's pixels, (height, width), of the dtype of the picture; otherwise as `read_mask`."""
+    labels = _read_labels(Path(path), max_pixels)
+    return _single_channel(labels, Path(path)) if labels.ndim == 3 else labels
 
 
 def read_class_mask(path: str | Path, *, classes: int, max_pixels: int = MAX_PIXELS) -> NDArray[np.int8]:
@@ -66,9 +70,7 @@ def read_class_mask(path: str | Path, *, classes: int, max_pixels: int = MAX_PIX
     AnnotationError
         As `read_mask`, or a pixel has another value.
     """
-    labels = _read_labels(Path(path), max_pixels)
-    if labels.ndim == 3:
-        labels = _single_channel(labels, Path(path))
+    labels = read_labels(path, max_pixels=max_pixels)
     check_classes(labels, classes, Path(path))
     return labels.astype(np.int8) - np.int8(1)
 

@@ -223,9 +223,7 @@ def _no_points(marks: Marks, path: Path) -> AnnotationError:
 
 def _no_match(points: tuple[PointMark, ...], classes: ClassMap | ClassList, path: Path) -> AnnotationError:
     found = describe_classes(point.class_name for point in points)
-    return AnnotationError(
-        f"no point is of {classes.sought}; classes found: {found}", path=path, remedy=classes.remedy
-    )
+    return AnnotationError(f"no point is of {classes.sought}; classes found: {found}", path=path, remedy=classes.remedy)
 
 
 def _notes(marks: Marks, left_out: list[PointMark], classes: ClassMap | ClassList) -> tuple[str, ...]:

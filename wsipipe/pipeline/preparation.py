@@ -343,9 +343,7 @@ def _digest(rows: Sequence[ManifestRow], reading: Reading, facts: Mapping[str, A
         for row in rows
     ]
     classes = reading.classes or ClassMap()
-    two = isinstance(classes, ClassMap)
-    marked = (classes.positive, classes.negative) if two else (classes.names, classes.patterns)
-    text = json.dumps([told, reading.slide_mpp, *marked, reading.crop, dict(facts)])
+    text = json.dumps([told, reading.slide_mpp, *classes.told, reading.crop, dict(facts)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -264,9 +264,7 @@ def label_map(sample: Sample, valid: NDArray[np.bool_]) -> NDArray[np.int8]:
     return labels
 
 
-def truth_of(
-    mask: NDArray[Any], source: Source, rows: slice, cols: slice, *, path: Path | None = None
-) -> NDArray[Any]:
+def truth_of(mask: NDArray[Any], source: Source, rows: slice, cols: slice, *, path: Path | None = None) -> NDArray[Any]:
     """Sample a reference mask at the centres of a window's cells.
 
     Parameters

@@ -72,7 +72,7 @@ def train(
     *,
     out: Path,
     slide_mpp: float | None = None,
-    classes: ClassMap | None = None,
+    classes: ClassMap | ClassList | None = None,
     crop: bool = True,
     device: str = "auto",
     reader: str = "auto",
