@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from wsipipe.errors import ConfigError
@@ -221,6 +230,19 @@ MethodName = Literal[
 ]
 
 
+MANY_CLASSES: tuple[MethodName, ...] = ("partial_ce", "full", "direct_variational", "contrast_map", "cvm")
+"""Methods that tell more than two classes apart."""
+
+
+class ClassSettings(Settings):
+    """One of several classes to be told apart."""
+
+    name: str = Field(min_length=1, description="what it is called in masks and GeoJSON")
+    patterns: tuple[str, ...] = Field(
+        (), description="classes of points that belong to it, with * and ?, or re: and a regular expression; none: name"
+    )
+
+
 class TrainingSettings(Settings):
     """Loss and optimiser; the paper's values are the defaults."""
 
@@ -228,6 +250,13 @@ class TrainingSettings(Settings):
         "cvm",
         description="what is learnt beside the points: a row of Table 1, or cvm_plus; full: the masks of the manifest "
         "instead",
+    )
+    classes: tuple[ClassSettings, ...] | None = Field(
+        None,
+        min_length=2,
+        max_length=64,
+        description="several classes to be told apart, [Tumor, Stroma, ...] or {Tumor: [patterns], ...}; null: target "
+        "and the rest",
     )
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(1, ge=1)
@@ -254,6 +283,27 @@ class TrainingSettings(Settings):
     previews: int = Field(10, ge=0, description="about how often pictures of the run are drawn; 0: never")
     seed: int = Field(0, ge=0)
     mixed_precision: bool = Field(default=True, description="on CUDA; the CPU always computes in float32")
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """Take names alone, and names with their patterns."""
+        if isinstance(value, dict):
+            return [{"name": name, "patterns": patterns or ()} for name, patterns in value.items()]
+        if isinstance(value, list | tuple):
+            return [{"name": item} if isinstance(item, str) else item for item in value]
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_classes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not set: recipes of two classes have the digests that they had before there were more."""
+        plain: dict[str, Any] = handler(self)
+        return plain if self.classes else {name: value for name, value in plain.items() if name != "classes"}
+
+    @property
+    def logits(self) -> int:
+        """Outputs of the network: one of being in target, or one for each of several classes."""
+        return len(self.classes or ()) or 1
 
 
 class PredictSettings(Settings):
@@ -322,6 +372,18 @@ class Recipe(Settings):
     def _same_features(self) -> Self:
         if self.encoder.trainable and self.training.method == "cvm_plus":
             raise ValueError("cvm_plus compares points by features that encoder.trainable changes, use cvm")
+        return self
+
+    @model_validator(mode="after")
+    def _tells_classes_apart(self) -> Self:
+        if not self.training.classes:
+            return self
+        energy = self.training.method == "direct_variational" and self.direct_variational.form == "energy"
+        if self.training.method not in MANY_CLASSES or energy:
+            told = "direct_variational as an energy" if energy else self.training.method
+            raise ValueError(f"{told} learns target and rest alone, for training.classes use {', '.join(MANY_CLASSES)}")
+        if self.predict.refine:
+            raise ValueError("predict.refine segments target from rest, with training.classes leave it out")
         return self
 
     def for_method(self) -> dict[str, dict[str, Any]]:

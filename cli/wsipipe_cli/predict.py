@@ -31,7 +31,9 @@ def command(
     ],
     model: Annotated[Path, typer.Option("--model", "-m", help="Run folder of `wsipipe train`, or a checkpoint.")],
     output: Output = DEFAULT_OUTPUT,
-    threshold: Annotated[float | None, typer.Option(help="Smallest probability in the mask. [0.5]")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Smallest probability in the mask; not for models of several classes. [0.5]")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Encoder weights, where the file named in the checkpoint has moved.")
     ] = None,

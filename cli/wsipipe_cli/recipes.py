@@ -19,6 +19,20 @@ def recipe_from(source: Path | None, changes: Changes) -> Recipe:
     return updated(Recipe() if source is None else load_recipe(source), changes)
 
 
+def classes_from(text: str | None) -> list[dict[str, Any]] | None:
+    """Several classes from "Tumor,Stroma,Background=Ignore*,Background=Glass": names, or names and patterns.
+
+    A name that comes again has more than one pattern. Patterns with commas go into a recipe.
+    """
+    if text is None:
+        return None
+    patterns: dict[str, list[str]] = {}
+    for item in text.split(","):
+        name, _, pattern = (part.strip() for part in item.partition("="))
+        patterns.setdefault(name, []).extend([pattern] if pattern else [])
+    return [{"name": name, "patterns": found} for name, found in patterns.items()]
+
+
 def weights_from(source: str | None) -> str | None:
     """Make the path of a weights file absolute, for workers with a working folder of their own."""
     return str(Path(source).absolute()) if source is not None and Path(source).is_file() else source

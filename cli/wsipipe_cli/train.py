@@ -54,6 +54,10 @@ def command(
     mpp: Mpp = None,
     mag: Mag = None,
     slide_mpp: SlideMpp = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Several classes to tell apart, Tumor,Stroma,Background=Ignore*: NAME, or NAME=PATTERN."),
+    ] = None,
     positive: Positive = None,
     negative: Negative = None,
     no_crop: NoCrop = False,
@@ -65,9 +69,10 @@ def command(
 ) -> None:
     """Train on the points of a manifest; extracts features that are missing. Goes on where it was interrupted."""
     from wsipipe.annotations.classes import choose_classes
+    from wsipipe.errors import ConfigError
     from wsipipe.pipeline.train import train
     from wsipipe_cli.batch import progress_bars
-    from wsipipe_cli.recipes import Changes, recipe_from, weights_from
+    from wsipipe_cli.recipes import Changes, classes_from, recipe_from, weights_from
 
     changes: Changes = {
         "tile": {"mpp": target_mpp(mpp, mag)},
@@ -78,12 +83,22 @@ def command(
             "stride_px": stride,
             "trainable": True if finetune_encoder else None,
         },
-        "training": {"epochs": epochs, "method": method, "pairs": pairs, "seed": seed},
+        "training": {
+            "epochs": epochs,
+            "method": method,
+            "pairs": pairs,
+            "seed": seed,
+            "classes": classes_from(classes),
+        },
     }
+    chosen = recipe_from(recipe, changes)
+    if chosen.training.classes and (positive or negative):
+        names = ", ".join(of.name for of in chosen.training.classes)
+        raise ConfigError(f"--positive and --negative part two classes, the recipe has {names}", remedy="give one kind")
     with progress_bars() as report:
         result = train(
             manifest.absolute(),
-            recipe_from(recipe, changes),
+            chosen,
             (run or output / "runs" / manifest.stem).absolute(),
             out=output.absolute(),
             slide_mpp=slide_mpp,

@@ -47,3 +47,19 @@ def test_starts_cover_everything(length, window, data):
 def test_an_overlap_as_wide_as_the_window_is_refused():
     with pytest.raises(NumericsError, match="windows of 8 cells cannot overlap by 8"):
         window_starts(100, 8, 8)
+
+
+def test_channels_are_blended_each_alone():
+    values = np.random.default_rng(0).random((2, 3, 20, 30), np.float32)
+
+    def predict(rows, cols):
+        kind = int(rows.start > 0)  # windows that disagree
+        return None if cols.start == 0 else np.moveaxis(values[kind, :, rows, cols], 0, -1)
+
+    def plane(k):
+        return lambda rows, cols: None if (whole := predict(rows, cols)) is None else whole[..., k]
+
+    together = blend_windows((20, 30), predict, window=12, overlap=5, channels=(3,))
+    alone = [blend_windows((20, 30), plane(k), window=12, overlap=5) for k in range(3)]
+    for band, *singles in zip(together, *alone, strict=True):
+        np.testing.assert_array_equal(band, np.stack(singles, axis=-1))

@@ -68,3 +68,12 @@ def test_nearest_sampling_looks_under_the_centre():
     np.testing.assert_array_equal(out[:3, :4], expected[1:])
     assert not out[:, 4].any()
     assert not out[3].any()
+
+
+def test_several_values_of_a_cell_go_through_alike():
+    rng = np.random.default_rng(0)
+    values, valid = rng.random((9, 6, 3), np.float32), rng.random((9, 6)) > 0.3
+    source, target = CellGrid(9, 6, 16.0), CellGrid(36, 24, 4.0)
+    together = whole(values, valid, source, target)
+    for k in range(3):
+        np.testing.assert_array_equal(together[..., k], whole(values[..., k], valid, source, target))

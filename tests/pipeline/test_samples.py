@@ -199,3 +199,16 @@ def test_a_mask_is_decoded_once_for_all_windows_of_a_slide(tmp_path, monkeypatch
         row, whole = one.rows.start, masks[int(one.source.entry.key[1])]
         np.testing.assert_array_equal(cache.get(one).truth, whole[row : row + 3, 1:8] == 1)
     assert decoded == ["m0.png", "m1.png"]
+
+
+def test_labels_of_several_classes_are_those_that_one_class_alone_claims():
+    cells, label = [[1, 1], [1, 3], [4, 6]], [0, 2, 1]
+    found = label_map(sample(Fake(), cells, label, point_width=3, classes=3), np.ones((6, 8), bool))
+    expected = np.full((6, 8), -1)
+    expected[0:3, 0:2] = 0
+    expected[0:3, 3:5] = 2
+    expected[3:6, 5:8] = 1
+    np.testing.assert_array_equal(found, expected)
+    wider = label_map(sample(Fake(), [[1, 1], [1, 2]], [0, 2], point_width=3, classes=3), np.ones((6, 8), bool))
+    assert wider[0].tolist() == [0, -1, -1, 2, -1, -1, -1, -1]
+    assert wider[1].tolist() == [0, 0, 2, 2, -1, -1, -1, -1]

@@ -64,3 +64,11 @@ def test_same_points_give_the_same_windows():
     rng = np.random.default_rng(7)
     cells, label = rng.integers(0, 500, size=(40, 2)), rng.integers(0, 2, size=40)
     assert place_windows(cells, label, (500, 500), window=64) == place_windows(cells, label, (500, 500), window=64)
+
+
+def test_a_window_of_more_classes_comes_first():
+    cells = np.array([[10, 10], [10, 15], [10, 20], [100, 100], [100, 105], [101, 101], [102, 102], [103, 103]])
+    label = np.array([0, 1, 2, 0, 1, 0, 0, 0])
+    places = place_windows(cells, label, (200, 200), window=32)
+    assert covered(places[:1], cells)[0].tolist() == [True] * 3 + [False] * 5
+    assert covered(places, cells).any(axis=0).all()

@@ -292,18 +292,22 @@ def _one_class(points: PointSet) -> Finding | None:
 
 
 def _contradictions(points: PointSet, min_distance_px: float, grid: CellGrid | None) -> Finding | None:
-    inside, outside = (np.flatnonzero(points.label == label) for label in (IN_TARGET, OUT_OF_TARGET))
-    if not (len(inside) and len(outside)):
-        return None
-    pairs = _close_pairs(points, inside, outside, min_distance_px)
-    if grid is not None:
-        pairs += _same_cell(grid.cells_of(points.xy), inside, outside)
+    pairs: list[tuple[int, int]] = []
+    for label in range(1, max(points.labels) + 1):  # of several classes, each with those before it
+        inside, outside = np.flatnonzero(points.label == label), np.flatnonzero(points.label < label)
+        if len(inside) and len(outside):
+            pairs += _close_pairs(points, inside, outside, min_distance_px)
+            if grid is not None:
+                pairs += _same_cell(grid.cells_of(points.xy), inside, outside)
     if not pairs:
         return None
+    kind, other = ("in-target points", "an out-of-target point")
+    if points.classes:
+        kind, other = "points", "one of another class"
     first, second = pairs[0]
     index = np.unique(np.array(pairs))
     text = (
-        f"{len(set(pairs))} in-target points lie on the spot of an out-of-target point, the first at "
+        f"{len(set(pairs))} {kind} lie on the spot of {other}, the first at "
         f"{_place(points, first)} and {_place(points, second)}"
     )
     return Finding("contradiction", "error", text, _indices(index), "remove one of each two")

@@ -1,4 +1,4 @@
-"""Classes of annotations: their colours, and which of them are in-target and which out-of-target."""
+"""Classes of annotations: their colours, and which label a class has: in-target or not, or one of several."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import colorsys
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET
 from wsipipe.errors import AnnotationError
@@ -16,8 +17,42 @@ DEFAULT_POSITIVE = ("Tumor", "Foreground", "Positive")
 DEFAULT_NEGATIVE = ("Other", "Stroma", "Background", "Negative", "Ignore*")
 _REGEX = "re:"
 
+Color = tuple[int, int, int]
+"""RGB, 0 to 255."""
 
-def class_color(name: str | None) -> tuple[int, int, int]:
+
+@dataclass(frozen=True)
+class TissueClass:
+    """A class that a model tells from others.
+
+    Parameters
+    ----------
+    name : str
+        As QuPath shows it.
+    color : (int, int, int)
+        RGB, 0 to 255.
+    """
+
+    name: str
+    color: Color
+
+    @classmethod
+    def of(cls, told: object) -> Self:
+        """Class from what `dataclasses.asdict` makes of one, as files keep it.
+
+        Raises
+        ------
+        ValueError
+            It is no class.
+        """
+        match told:
+            case {"name": str(name), "color": [int(red), int(green), int(blue)]}:
+                return cls(name, (red, green, blue))
+            case _:
+                raise ValueError(f"{told!r} is no class with a name and a colour")
+
+
+def class_color(name: str | None) -> Color:
     """Colour of a class.
 
     Parameters
@@ -44,7 +79,7 @@ def class_color(name: str | None) -> tuple[int, int, int]:
     return known[key] if key in known else _hashed_color(key)
 
 
-def _hashed_color(key: str) -> tuple[int, int, int]:
+def _hashed_color(key: str) -> Color:
     digest = hashlib.sha256(key.encode()).digest()
     hue, saturation, value = digest[0] / 256, 0.6 + digest[1] / 640, 0.65 + digest[2] / 730
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
@@ -95,14 +130,28 @@ class ClassMap:
         AnnotationError
             Patterns of both sides fit.
         """
-        if name is None or not name.strip():
-            return None
-        label = self._match(name)
-        if label is None and ":" in name:
-            label = self._match(name.split(":", maxsplit=1)[0])
-        if label is None:
-            label = _numeric_label(name)
-        return label
+        label = _by_name_or_base(name, self._match)
+        return _numeric_label(name or "") if label is None else label
+
+    @property
+    def told(self) -> tuple[Sequence[object], ...]:
+        """What makes a map of classes what it is, for digests."""
+        return self.positive, self.negative
+
+    @property
+    def sought(self) -> str:
+        """What a point or polygon has to be, for messages."""
+        return "an in-target or out-of-target class"
+
+    @property
+    def unsought(self) -> str:
+        """What is left out, for messages."""
+        return "neither in-target nor out-of-target"
+
+    @property
+    def remedy(self) -> str:
+        """What a user can do where no class fits."""
+        return "name them with --positive CLASS and --negative CLASS"
 
     def _match(self, name: str) -> int | None:
         positive = [pattern for pattern in self.positive if _fits(pattern, name)]
@@ -113,6 +162,79 @@ class ClassMap:
                 remedy="make --positive or --negative narrower",
             )
         return IN_TARGET if positive else OUT_OF_TARGET if negative else None
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Several classes to be told from each other; the label of a class is its place in the list.
+
+    Parameters
+    ----------
+    names : tuple of str
+        What the classes are called, two or more.
+    patterns : tuple of tuple of str
+        Which names of annotations belong to each, see `ClassMap`.
+
+    Raises
+    ------
+    AnnotationError
+        A pattern is empty, is no regular expression, or stands for two classes; fewer than two classes, or a name
+        twice.
+    """
+
+    names: tuple[str, ...]
+    patterns: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        folded = [_plain(name) for name in self.names]
+        if len(folded) < 2 or len(set(folded)) < len(folded) or len(self.patterns) != len(folded):
+            raise AnnotationError(f"the classes {_quoted(self.names)} are not two or more of different names")
+        owners: dict[str, str] = {}
+        for name, patterns in zip(self.names, self.patterns, strict=True):
+            for pattern in patterns:
+                _compiled(pattern)
+                if owners.setdefault(_plain(pattern), name) != name:
+                    both = _quoted((owners[_plain(pattern)], name))
+                    raise AnnotationError(f"{pattern!r} stands for {both}", remedy="name it once")
+
+    def label_of(self, name: str | None) -> int | None:
+        """Label of a class, its place in the list; None where no pattern fits. Derived classes as for `ClassMap`.
+
+        Raises
+        ------
+        AnnotationError
+            Patterns of two classes fit.
+        """
+        return _by_name_or_base(name, self._match)
+
+    def _match(self, name: str) -> int | None:
+        found = [
+            label for label, patterns in enumerate(self.patterns) if any(_fits(pattern, name) for pattern in patterns)
+        ]
+        if len(found) > 1:
+            both = _quoted([self.names[label] for label in found])
+            raise AnnotationError(f"class {name!r} is of {both}", remedy="make their patterns narrower")
+        return found[0] if found else None
+
+    @property
+    def told(self) -> tuple[Sequence[object], ...]:
+        """What makes a list of classes what it is, for digests."""
+        return self.names, self.patterns
+
+    @property
+    def sought(self) -> str:
+        """What a point or polygon has to be, for messages."""
+        return f"one of the classes {_quoted(self.names)}"
+
+    @property
+    def unsought(self) -> str:
+        """What is left out, for messages."""
+        return f"none of {_quoted(self.names)}"
+
+    @property
+    def remedy(self) -> str:
+        """What a user can do where no class fits."""
+        return "name them with --classes NAME,NAME=PATTERN"
 
 
 def choose_classes(positive: Sequence[str] = (), negative: Sequence[str] = ()) -> ClassMap:
@@ -135,6 +257,14 @@ def describe_classes(names: Iterable[str | None]) -> str:
     counts = Counter(names)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0] or ""))
     return ", ".join(f"{'no class' if name is None else repr(name)} ({count})" for name, count in ordered)
+
+
+def _by_name_or_base(name: str | None, match: Callable[[str], int | None]) -> int | None:
+    """Label of a class by its full name, or else by its base class ("Tumor" of "Tumor: Positive")."""
+    if name is None or not name.strip():
+        return None
+    label = match(name)
+    return match(name.split(":", maxsplit=1)[0]) if label is None and ":" in name else label
 
 
 def _unclaimed(defaults: tuple[str, ...], others: Sequence[str]) -> tuple[str, ...]:

@@ -44,6 +44,8 @@ class Marks:
         Names of slides as the file gives them, each once.
     frame_offset : (float, float) or None
         (x, y) to add for level-0 px of the slide, where the file itself says so; None where it says nothing.
+    colors : mapping of str to (int, int, int)
+        RGB of classes of points, where the file says it.
     """
 
     points: tuple[PointMark, ...] = ()
@@ -51,19 +53,23 @@ class Marks:
     ignored: Mapping[str, int] = field(default_factory=dict)
     slides: tuple[str, ...] = ()
     frame_offset: tuple[float, float] | None = None
+    colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
 
 def merged(parts: Iterable[Marks]) -> Marks:
     """Join the marks of several parts of one file, in order."""
     listed = tuple(parts)
     ignored: Counter[str] = Counter()
+    colors: dict[str, tuple[int, int, int]] = {}
     for part in listed:
         ignored.update(part.ignored)
+        colors = {**part.colors, **colors}  # the first one counts
     return Marks(
         points=tuple(point for part in listed for point in part.points),
         regions=tuple(region for part in listed for region in part.regions),
         ignored=dict(ignored),
         slides=tuple(dict.fromkeys(name for part in listed for name in part.slides)),
+        colors=colors,
     )
 
 

@@ -40,10 +40,55 @@ def read_mask(
     AnnotationError
         The file is missing, no picture, damaged, too large, or holds colours.
     """
-    labels = _read_labels(Path(path), max_pixels)
-    if labels.ndim == 3:
-        labels = _single_channel(labels, Path(path))
+    labels = read_labels(path, max_pixels=max_pixels)
     return np.asarray(labels != 0 if values is None else np.isin(labels, values))
+
+
+def read_labels(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.generic]:
+    """Read the values of a mask's pixels, (height, width), of the dtype of the picture; otherwise as `read_mask`."""
+    labels = _read_labels(Path(path), max_pixels)
+    return _single_channel(labels, Path(path)) if labels.ndim == 3 else labels
+
+
+def read_class_mask(path: str | Path, *, classes: int, max_pixels: int = MAX_PIXELS) -> NDArray[np.int8]:
+    """Read which of several classes pixels are of.
+
+    Parameters
+    ----------
+    path, max_pixels
+        See `read_mask`.
+    classes : int
+        How many there are: pixel value 1 is the first, 0 says nothing.
+
+    Returns
+    -------
+    (height, width) int8 array
+        In the pixels of the mask; the first class is 0, -1: not known.
+
+    Raises
+    ------
+    AnnotationError
+        As `read_mask`, or a pixel has another value.
+    """
+    labels = read_labels(path, max_pixels=max_pixels)
+    check_classes(labels, classes, Path(path))
+    return labels.astype(np.int8) - np.int8(1)
+
+
+def check_classes(labels: NDArray[np.generic], classes: int, path: Path) -> None:
+    """Refuse labels above the number of classes.
+
+    Raises
+    ------
+    AnnotationError
+        There are some.
+    """
+    if labels.size and (largest := int(labels.max())) > classes:
+        raise AnnotationError(
+            f"holds the value {largest}, the {classes} classes are 1 to {classes}",
+            path=path,
+            remedy="save the place of each class in the list as its value, and 0 where nothing is known",
+        )
 
 
 def _read_labels(path: Path, max_pixels: int) -> NDArray[np.generic]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,14 @@ OUT_OF_TARGET, IN_TARGET = 0, 1
 
 @dataclass(frozen=True, eq=False)
 class PointSet:
-    """In-target and out-of-target points of one slide.
+    """In-target and out-of-target points of one slide, or points of several classes.
 
     Parameters
     ----------
     xy : (n, 2) float64 array
         (x, y) in level-0 px, top-left origin.
     label : (n,) int64 array
-        1 in-target, 0 out-of-target.
+        1 in-target, 0 out-of-target; of several classes, the place of the class in `classes`.
     class_names : tuple of str
         Class of every point as the file has it.
     source : Path or None
@@ -31,6 +32,10 @@ class PointSet:
         What the file holds beside these points and why it was left out; one line each.
     slides : tuple of str
         Slides that the file itself names; mostly none.
+    classes : tuple of str
+        Names of the classes where several are told from each other; empty: in-target and out-of-target.
+    colors : mapping of int to (int, int, int)
+        RGB that the file gives the classes, by label; without those that it gives none.
     """
 
     xy: NDArray[np.float64]
@@ -39,6 +44,8 @@ class PointSet:
     source: Path | None = None
     notes: tuple[str, ...] = ()
     slides: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    colors: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.label)
@@ -53,6 +60,11 @@ class PointSet:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Labels that points can have."""
+        return tuple(range(len(self.classes))) if self.classes else (IN_TARGET, OUT_OF_TARGET)
 
     @property
     def in_target(self) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,8 @@ def _with_frame(marks: Marks, data: object, path: Path) -> Marks:
     if not isinstance(ours, Mapping):
         return marks
     slide = ours.get("slide")
-    return Marks(
-        marks.points,
-        marks.regions,
-        marks.ignored,
+    return replace(
+        marks,
         slides=(slide,) if isinstance(slide, str) and slide else (),
         frame_offset=_frame_offset(ours, path),
     )
@@ -129,6 +128,7 @@ def _feature_marks(feature: Json, where: str, path: Path) -> Marks:
         points=tuple(PointMark(x, y, name) for xy in points for x, y in xy.tolist()),
         regions=tuple(OutlinedRegion(area, name, color, measurements) for area in areas),
         ignored={name: count for name, count in ignored.items() if count},
+        colors={name: color} if points and name and color else {},
     )
 
 

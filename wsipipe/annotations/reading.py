@@ -11,7 +11,7 @@ import shapely
 
 from wsipipe.annotations.aperio import parse_aperio
 from wsipipe.annotations.asap import parse_asap
-from wsipipe.annotations.classes import ClassMap, describe_classes
+from wsipipe.annotations.classes import ClassList, ClassMap, Color, describe_classes
 from wsipipe.annotations.files import decode, read_content
 from wsipipe.annotations.halo import is_halo, parse_halo
 from wsipipe.annotations.marks import Marks, PointMark
@@ -54,20 +54,20 @@ def read_marks(path: str | Path, *, offset: tuple[float, float] = _LEVEL_0) -> M
 def read_points(
     path: str | Path,
     *,
-    classes: ClassMap | None = None,
+    classes: ClassMap | ClassList | None = None,
     offset: tuple[float, float] = _LEVEL_0,
     polygons: Literal["ignore", "error"] = "ignore",
     slide: str | None = None,
 ) -> PointSet:
-    """Read in-target and out-of-target points.
+    """Read in-target and out-of-target points, or points of several classes.
 
     Parameters
     ----------
     path, offset
         See `read_marks`.
-    classes : ClassMap, optional
-        Which classes are in-target and out-of-target; without it the defaults of `ClassMap`. Points of other classes
-        are left out.
+    classes : ClassMap or ClassList, optional
+        Which classes are in-target and out-of-target, or are told from each other; without it the defaults of
+        `ClassMap`. Points of other classes are left out.
     polygons : str
         What to do about polygons in the file: "ignore" leaves them out, "error" refuses the file.
     slide : str, optional
@@ -90,10 +90,12 @@ def read_points(
     if not marks.points:
         raise _no_points(marks, path)
     points = _of_slide(marks.points, slide, path)
-    labels = _labels(points, classes or ClassMap(), path)
+    classes = classes or ClassMap()
+    labels = _labels(points, classes, path)
     if all(label is None for label in labels):
-        raise _no_match(points, path)
-    return _point_set(points, labels, marks, path)
+        raise _no_match(points, classes, path)
+    read = _point_set(points, labels, marks, classes, path)
+    return _of_several(read, marks, classes) if isinstance(classes, ClassList) else read
 
 
 def read_regions(path: str | Path, *, offset: tuple[float, float] = _LEVEL_0) -> list[OutlinedRegion]:
@@ -172,7 +174,7 @@ def stem_of(name: str) -> str:
     return base.casefold()
 
 
-def _labels(points: tuple[PointMark, ...], classes: ClassMap, path: Path) -> list[int | None]:
+def _labels(points: tuple[PointMark, ...], classes: ClassMap | ClassList, path: Path) -> list[int | None]:
     try:
         by_name = {name: classes.label_of(name) for name in {point.class_name for point in points}}
     except AnnotationError as error:
@@ -180,7 +182,13 @@ def _labels(points: tuple[PointMark, ...], classes: ClassMap, path: Path) -> lis
     return [by_name[point.class_name] for point in points]
 
 
-def _point_set(points: tuple[PointMark, ...], labels: list[int | None], marks: Marks, path: Path) -> PointSet:
+def _point_set(
+    points: tuple[PointMark, ...],
+    labels: list[int | None],
+    marks: Marks,
+    classes: ClassMap | ClassList,
+    path: Path,
+) -> PointSet:
     """Points that have a label, with notes about all that is left out."""
     keep = np.array([label is not None for label in labels])
     everything = PointSet(
@@ -188,10 +196,19 @@ def _point_set(points: tuple[PointMark, ...], labels: list[int | None], marks: M
         label=np.array([-1 if label is None else label for label in labels], dtype=np.int64),
         class_names=tuple(point.class_name or "" for point in points),
         source=path,
-        notes=_notes(marks, [point for point, label in zip(points, labels, strict=True) if label is None]),
+        notes=_notes(marks, [point for point, label in zip(points, labels, strict=True) if label is None], classes),
         slides=tuple(dict.fromkeys(point.slide for point in points if point.slide)) or marks.slides,
     )
     return everything.subset(keep)
+
+
+def _of_several(read: PointSet, marks: Marks, classes: ClassList) -> PointSet:
+    """Add the names of the classes, and the colour that the first point of each has in the file."""
+    colors: dict[int, Color] = {}
+    for name, label in zip(read.class_names, read.label.tolist(), strict=True):
+        if name in marks.colors:
+            colors.setdefault(label, marks.colors[name])
+    return replace(read, classes=classes.names, colors=colors)
 
 
 def _no_points(marks: Marks, path: Path) -> AnnotationError:
@@ -204,20 +221,16 @@ def _no_points(marks: Marks, path: Path) -> AnnotationError:
     )
 
 
-def _no_match(points: tuple[PointMark, ...], path: Path) -> AnnotationError:
+def _no_match(points: tuple[PointMark, ...], classes: ClassMap | ClassList, path: Path) -> AnnotationError:
     found = describe_classes(point.class_name for point in points)
-    return AnnotationError(
-        f"no point is of an in-target or out-of-target class; classes found: {found}",
-        path=path,
-        remedy="name them with --positive CLASS and --negative CLASS",
-    )
+    return AnnotationError(f"no point is of {classes.sought}; classes found: {found}", path=path, remedy=classes.remedy)
 
 
-def _notes(marks: Marks, left_out: list[PointMark]) -> tuple[str, ...]:
+def _notes(marks: Marks, left_out: list[PointMark], classes: ClassMap | ClassList) -> tuple[str, ...]:
     notes = []
     if left_out:
         found = describe_classes(point.class_name for point in left_out)
-        notes.append(f"left out, neither in-target nor out-of-target: points of {found}")
+        notes.append(f"left out, {classes.unsought}: points of {found}")
     if marks.regions:
         notes.append(f"left out: {len(marks.regions)} polygons")
     notes += [f"left out: {name} ({count})" for name, count in marks.ignored.items()]

@@ -1,7 +1,7 @@
 """Losses on cells: cross-entropies (eq. 3), the uncertainty-weighted divergence, squared error and Dice.
 
 All work on logits, so that they stay finite however sure the network is, and in at least float32, so that mixed
-precision does not round them away.
+precision does not round them away. Three of them take logits of several classes, too: see `losses_classes`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wsipipe.models.losses_classes import class_cross_entropy, soft_class_cross_entropy, weighted_class_kl
+
 
 def partial_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy over the labelled cells alone (eq. 3).
@@ -17,15 +19,17 @@ def partial_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Parameters
     ----------
     logits : (n, 1, h, w) or (n, h, w) tensor
-        Logits of being in target.
+        Logits of being in target; (n, K, h, w): of K classes.
     labels : (n, h, w) integer tensor
-        1 in-target, 0 out-of-target, -1 unlabelled.
+        1 in-target, 0 out-of-target, -1 unlabelled; of K classes, 0 to K - 1.
 
     Returns
     -------
     scalar tensor
         Mean over the labelled cells of the batch; zero, still differentiable, where there are none.
     """
+    if _of_classes(logits):
+        return class_cross_entropy(logits, labels)
     flat = _flat(logits, labels)
     labelled = labels >= 0
     if not labelled.any():
@@ -39,9 +43,9 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, chosen: Tensor) -> Tensor
     Parameters
     ----------
     logits : (n, 1, h, w) or (n, h, w) tensor
-        Logits of being in target.
+        Logits of being in target; (n, K, h, w): of K classes.
     target : (n, h, w) tensor
-        Probabilities in [0, 1]; no gradient goes into them.
+        Probabilities in [0, 1]; no gradient goes into them. Of K classes, (n, K, h, w).
     chosen : (n, h, w) bool tensor
         Cells that count.
 
@@ -50,6 +54,8 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, chosen: Tensor) -> Tensor
     scalar tensor
         Mean over the chosen cells of the batch; zero, still differentiable, where there are none.
     """
+    if _of_classes(logits):
+        return soft_class_cross_entropy(logits, target, chosen)
     flat = _flat(logits, target)
     loss = F.binary_cross_entropy_with_logits(flat, target.detach().to(flat.dtype), reduction="none")
     return _mean(loss, chosen)
@@ -107,9 +113,9 @@ def weighted_kl(logits: Tensor, u: Tensor, valid: Tensor | None = None) -> Tenso
     Parameters
     ----------
     logits : (n, 1, h, w) or (n, h, w) tensor
-        Logits of the network's probability y.
+        Logits of the network's probability y; (n, K, h, w): of K classes.
     u : (n, h, w) tensor
-        Target probabilities in [0, 1]; no gradient goes into them.
+        Target probabilities in [0, 1]; no gradient goes into them. Of K classes, (n, K, h, w).
     valid : (n, h, w) bool tensor, optional
         Cells that count (the set K); all where None.
 
@@ -118,6 +124,8 @@ def weighted_kl(logits: Tensor, u: Tensor, valid: Tensor | None = None) -> Tenso
     scalar tensor
         Mean over the valid cells of the batch, >= 0; zero where there are none.
     """
+    if _of_classes(logits):
+        return weighted_class_kl(logits, u, valid)
     flat = _flat(logits, u)
     target = u.detach().to(flat.dtype)
     h = entropy(target)
@@ -126,6 +134,10 @@ def weighted_kl(logits: Tensor, u: Tensor, valid: Tensor | None = None) -> Tenso
     if valid is None:
         return divergence.mean()
     return _mean(divergence, valid)
+
+
+def _of_classes(logits: Tensor) -> bool:
+    return logits.ndim == 4 and logits.shape[1] > 1
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:

@@ -83,17 +83,19 @@ class SegmentationModel(nn.Module):
     empty_cells : bool
         Whether all-zero vectors are cells that were never computed (glass on a feature map); they are set to the
         mean, so that the network sees nothing there. In an image a black pixel is a pixel.
+    logits : int
+        1, of being in target; or one for each of several classes, to be taken through a softmax.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, in_channels: int, settings: NetworkSettings, *, empty_cells: bool) -> None:
+    def __init__(self, in_channels: int, settings: NetworkSettings, *, empty_cells: bool, logits: int = 1) -> None:
         super().__init__()
         self.empty_cells = empty_cells
         self.register_buffer("mean", torch.zeros(in_channels))
         self.register_buffer("std", torch.ones(in_channels))
-        self.unet = UNet(in_channels, settings)
+        self.unet = UNet(in_channels, settings, logits=logits)
         self.prior: PooledPrior | None = None
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
@@ -112,7 +114,7 @@ class SegmentationModel(nn.Module):
         Returns
         -------
         logits : (n, 1, h, w) tensor
-            Logits of being in target.
+            Logits of being in target; (n, K, h, w) of K classes.
         features : (n, width, h, w) tensor
             Last decoder feature map.
         """
@@ -149,7 +151,13 @@ class SegmentationModel(nn.Module):
 
 def build_model(in_channels: int, recipe: Recipe) -> SegmentationModel:
     """Untrained model of a recipe; weights come from torch's random numbers."""
-    return SegmentationModel(in_channels, recipe.network, empty_cells=not recipe.encoder.uses_images)
+    plain = recipe.encoder.uses_images
+    return SegmentationModel(in_channels, recipe.network, empty_cells=not plain, logits=recipe.training.logits)
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Probabilities from logits: (n, 1, h, w) of being in target, or (n, K, h, w) of each of K classes."""
+    return torch.sigmoid(logits) if logits.shape[1] == 1 else torch.softmax(logits, dim=1)
 
 
 def restore_model(checkpoint: SavedModel, *, device: str) -> SegmentationModel:

@@ -33,9 +33,11 @@ class UNet(nn.Module):
         Channels of the input.
     settings : NetworkSettings
         Width, depth, normalisation and dropout.
+    logits : int
+        Outputs: 1, or one for each of several classes.
     """
 
-    def __init__(self, in_channels: int, settings: NetworkSettings) -> None:
+    def __init__(self, in_channels: int, settings: NetworkSettings, *, logits: int = 1) -> None:
         super().__init__()
         widths = _widths(settings)
         block = functools.partial(_convolutions, norm=settings.norm)
@@ -48,7 +50,7 @@ class UNet(nn.Module):
         self.dropout = nn.Dropout2d(settings.dropout)
         self._settings = settings
         self.decoder = _up_stages(settings)
-        self.head = _head(settings)
+        self.head = _head(settings, logits)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Segment.
@@ -61,7 +63,7 @@ class UNet(nn.Module):
         Returns
         -------
         logits : (n, 1, h, w) tensor
-            Logits of being in target.
+            Logits of being in target; (n, K, h, w) of K classes.
         features : (n, width, h, w) tensor
             The last decoder feature map, "Feature Map 2" of the paper's Fig. 2.
         """
@@ -136,8 +138,8 @@ def _up_stages(settings: NetworkSettings) -> nn.ModuleList:
     )
 
 
-def _head(settings: NetworkSettings) -> nn.Module:
-    return nn.Conv2d(settings.width, 1, kernel_size=1)
+def _head(settings: NetworkSettings, logits: int = 1) -> nn.Module:
+    return nn.Conv2d(settings.width, logits, kernel_size=1)
 
 
 def _decoded(

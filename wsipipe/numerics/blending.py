@@ -30,7 +30,7 @@ def window_starts(length: int, window: int, overlap: int) -> list[int]:
 
 
 def blend_windows(
-    shape: tuple[int, int], predict: Predict, *, window: int, overlap: int
+    shape: tuple[int, int], predict: Predict, *, window: int, overlap: int, channels: tuple[int, ...] = ()
 ) -> Iterator[NDArray[np.float32]]:
     """Blend predictions of overlapping windows.
 
@@ -39,20 +39,22 @@ def blend_windows(
     shape : (int, int)
         (rows, cols) of the map.
     predict : callable
-        Takes a row slice and a column slice, returns a (rows, cols) float32 prediction, or None for a window with
-        nothing in it (counts as zeros).
+        Takes a row slice and a column slice, returns a (rows, cols, *channels) float32 prediction, or None for a window
+        with nothing in it (counts as zeros).
     window, overlap : int
         In cells.
+    channels : tuple of int
+        What each cell holds: () one number, (K,) so many, each blended alone.
 
     Yields
     ------
-    (n, cols) float32 array
+    (n, cols, *channels) float32 array
         Consecutive bands of rows, together the whole map. No more than two rows of windows are in memory.
     """
     rows, cols = shape
     top = 0
-    total = np.zeros((0, cols), np.float32)
-    weight = np.zeros((0, cols), np.float32)
+    total = np.zeros((0, cols, *channels), np.float32)
+    weight = np.zeros((0, cols, *(1 for _ in channels)), np.float32)
     starts = window_starts(rows, window, overlap)
     for start, following in zip(starts, [*starts[1:], rows], strict=True):
         height = min(window, rows - start)
@@ -76,6 +78,7 @@ def _add_row_of_windows(
     for left in window_starts(cols, window, overlap):
         width = min(window, cols - left)
         tent = np.outer(_tent(height, overlap), _tent(width, overlap))
+        tent = tent.reshape(*tent.shape, *weight.shape[2:])
         values = predict(slice(start, start + height), slice(left, left + width))
         weight[:, left : left + width] += tent
         if values is not None:
@@ -89,4 +92,4 @@ def _tent(length: int, overlap: int) -> NDArray[np.float32]:
 
 
 def _grown(array: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
-    return np.concatenate([array, np.zeros((rows - len(array), array.shape[1]), np.float32)])
+    return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), np.float32)])

@@ -38,8 +38,8 @@ def regrid_bands(bands: Iterator[Band], source: CellGrid, target: CellGrid, *, b
 
     Parameters
     ----------
-    bands : iterator of ((n, cols) float32, (n, cols) bool)
-        Values and validity of consecutive rows of the map, together `source.rows`.
+    bands : iterator of ((n, cols) or (n, cols, K) float32, (n, cols) bool)
+        Values and validity of consecutive rows of the map, together `source.rows`; K values of a cell go through alike.
     source, target : CellGrid
         Map and raster over the same slide.
     band_rows : int
@@ -47,7 +47,7 @@ def regrid_bands(bands: Iterator[Band], source: CellGrid, target: CellGrid, *, b
 
     Yields
     ------
-    (band_rows, target.cols) float32 array
+    (band_rows, target.cols) or (band_rows, target.cols, K) float32 array
         Mean of the valid ones among the four nearest cells, weighted bilinearly; 0 where none is valid. Only the rows
         of the map that a band needs are in memory.
 
@@ -63,11 +63,12 @@ def regrid_bands(bands: Iterator[Band], source: CellGrid, target: CellGrid, *, b
         part = slice(start, min(start + band_rows, target.rows))
         first, last = int(rows[0][part].min()), int(rows[1][part].max())
         values, valid = window.rows(first, last + 1)
-        weights = valid.astype(np.float32)
+        weights = valid.astype(np.float32).reshape(*valid.shape, *(1 for _ in values.shape[2:]))
         near = (rows[0][part] - first, rows[1][part] - first, rows[2][part])
         total = _interpolate(_interpolate(values * weights, near, axis=0), columns, axis=1)
         weight = _interpolate(_interpolate(weights, near, axis=0), columns, axis=1)
-        yield np.divide(total, weight, out=np.zeros_like(total), where=weight > 1e-6)
+        known = np.broadcast_to(weight > 1e-6, total.shape)
+        yield np.divide(total, weight, out=np.zeros_like(total), where=known)
 
 
 def sample_nearest(mask: NDArray[np.bool_], source: CellGrid, target: CellGrid, rows: slice) -> NDArray[np.bool_]:
@@ -96,8 +97,7 @@ def _neighbours(
 
 def _interpolate(array: Floats, near: Neighbours, *, axis: int) -> Floats:
     first, second, weight = near
-    shape = (-1, 1) if axis == 0 else (1, -1)
-    share = weight.reshape(shape)
+    share = weight.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
     return np.asarray(array.take(first, axis) * (1 - share) + array.take(second, axis) * share)
 
 
@@ -124,7 +124,7 @@ class _RowWindow:
         if band is None:
             raise NumericsError(f"the map ended at row {have}, row {need - 1} was asked for")
         values, valid = band
-        if values.shape != valid.shape or values.shape[1] != self._cols:
+        if values.shape[:2] != valid.shape or values.shape[1] != self._cols:
             raise NumericsError(f"a band is {values.shape} and {valid.shape}, needs {self._cols} columns")
-        self._values = np.concatenate([self._values, values])
+        self._values = np.concatenate([self._values, values]) if len(self._values) else values
         self._valid = np.concatenate([self._valid, valid])

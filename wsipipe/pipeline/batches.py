@@ -72,20 +72,24 @@ class Loader:
     def scene(self, sample: Sample) -> Scene:
         """Window as a teacher sees it."""
         data = self.cache.get(sample)
-        tuner = self.tuner
+        tuner, of = self.tuner, sample.points.of
+        classes = tuple(of(label) for label in range(sample.classes))
+        nowhere = np.zeros((0, 2), np.int64)
         return Scene(
             name=sample.name,
             inputs=self._tensor(data.inputs()[None]) if tuner is None else tuner.look(sample, data.valid)[None],
             valid=data.valid,
-            in_target=sample.points.of(IN_TARGET),
-            out_of_target=sample.points.of(OUT_OF_TARGET),
+            in_target=nowhere if classes else of(IN_TARGET),
+            out_of_target=nowhere if classes else of(OUT_OF_TARGET),
+            classes=classes,
         )
 
     def _planes(self, sample: Sample, method: Method, rng: np.random.Generator) -> tuple[NDArray[np.generic], ...]:
         data, u = self.cache.get(sample), method.target(sample.name)
         turn = draw_turn(rng) if self.settings.augment else Turn()
         inputs = self._seen(data, rng) if self.tuner is None else _numbered(sample.shape)
-        target = np.zeros(sample.shape, np.float32) if u is None else u
+        said = (sample.classes, *sample.shape) if sample.classes else sample.shape
+        target = np.zeros(said, np.float32) if u is None else u
         target_valid = data.valid & (u is not None)
         planes = (inputs, label_map(sample, data.valid), data.valid, target, target_valid, truth_map(data))
         return tuple(turn(plane) for plane in planes)
@@ -121,7 +125,7 @@ def training_progress(settings: TrainingSettings, epochs: float) -> float:
 
 
 def truth_map(data: WindowData) -> NDArray[np.int8]:
-    """Give the reference (h, w) as 1 and 0; -1 on cells without content, or everywhere where there is no reference."""
+    """Give the reference (h, w) as labels; -1 on cells without content, or everywhere where there is no reference."""
     if data.truth is None:
         return np.full(data.valid.shape, -1, np.int8)
     return np.where(data.valid, data.truth, -1).astype(np.int8)

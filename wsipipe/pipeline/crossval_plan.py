@@ -168,7 +168,7 @@ def make_plan(
     WsipipeError
         A slide, mask or points cannot be used, or the folder holds a comparison of other settings.
     """
-    _check_encoder(recipe, variants)
+    _check_recipe(recipe, variants)
     seed = recipe.training.seed
     fold_of = assign_folds([case.patient for case in cases], folds=folds, seed=seed)
     pairs = recipe.training.pairs or DEFAULT_PAIRS
@@ -184,8 +184,10 @@ def make_plan(
     return Plan(run, images, jobs, folds, seed, (_note(cases, recipe, pairs),))
 
 
-def _check_encoder(recipe: Recipe, variants: Sequence[Variant]) -> None:
-    """Held-out images are scored on the features that all variants share."""
+def _check_recipe(recipe: Recipe, variants: Sequence[Variant]) -> None:
+    """Held-out images are scored on the features that all variants share, and by the target of their mask."""
+    if recipe.training.classes:
+        raise ConfigError("a comparison is of target and rest alone, not of training.classes", remedy="leave them out")
     if recipe.encoder.trainable or any(v.changes.get("encoder", {}).get("trainable") for v in variants):
         raise ConfigError(
             "a comparison needs an encoder that stays the same, encoder.trainable is true", remedy="set it to false"
@@ -266,7 +268,7 @@ def _told(images: Sequence[HeldOut], recipe: Recipe, *, folds: int, pairs: int, 
         "folds": folds,
         "pairs drawn": None if images[0].case.points else pairs,
         "slide_mpp": reading.slide_mpp,
-        "classes": [list(classes.positive), list(classes.negative)],
+        "classes": [list(part) for part in classes.told],
         "crop": reading.crop,
         "features": _features(images[0].source),
         **{name: value for name, value in settings.items() if name not in free},

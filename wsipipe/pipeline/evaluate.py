@@ -18,7 +18,7 @@ from wsipipe.numerics.metrics import METRICS, Counts, auc_of_histograms
 from wsipipe.parallel import map_items
 from wsipipe.pipeline.evaluation_pairs import Pair, Pairs, is_annotation
 from wsipipe.pipeline.outcome import SlideOutcome
-from wsipipe.pipeline.references import mask_bands, polygon_bands
+from wsipipe.pipeline.references import class_bands, mask_bands, polygon_bands
 from wsipipe.pipeline.text_tables import HEADINGS, markdown_table, shown
 from wsipipe.progress import Progress, Report, silent
 from wsipipe.store.atomic import write_text
@@ -70,7 +70,7 @@ class Evaluation:
     Parameters
     ----------
     scores : tuple of Score
-        One per slide, by name.
+        One per slide, by name; of masks of several classes, one for each class.
     failed : tuple of SlideOutcome
         Slides that could not be compared.
     notes : tuple of str
@@ -114,12 +114,13 @@ def evaluate(
         SlideOutcome(found.pairs[index].key, "failed", str(result)) if isinstance(result, WsipipeError) else result
         for index, result in sorted(results.items())
     ]
+    scores = [score for result in outcomes if not isinstance(result, SlideOutcome) for score in result]
     unpaired = (
         ("references without a prediction", found.unpredicted),
         ("predictions without a reference", found.unreferenced),
     )
     return Evaluation(
-        tuple(outcome for outcome in outcomes if isinstance(outcome, Score)),
+        tuple(scores),
         tuple(outcome for outcome in outcomes if isinstance(outcome, SlideOutcome)),
         tuple(f"left out, {what}: {_some(keys)}" for what, keys in unpaired if keys),
     )
@@ -129,9 +130,12 @@ def _some(keys: Sequence[str]) -> str:
     return f"{len(keys)} ({', '.join(keys[:_LISTED])}{', ...' if len(keys) > _LISTED else ''})"
 
 
-def _guarded(pair: Pair, report: Report, *, classes: ClassMap) -> Score | SlideOutcome:
+def _guarded(pair: Pair, report: Report, *, classes: ClassMap) -> list[Score] | SlideOutcome:
     try:
-        return score_pair(pair, classes=classes, report=report)
+        several = _classes(pair.prediction)
+        if several:
+            return score_classes(pair, several, report=report)
+        return [score_pair(pair, classes=classes, report=report)]
     except WsipipeError as error:
         return SlideOutcome(pair.key, "failed", str(error))
     except MemoryError:
@@ -150,18 +154,70 @@ def score_pair(pair: Pair, *, classes: ClassMap | None = None, report: Report = 
     """
     prediction = _Prediction(pair)
     truth = _reference(pair, prediction, classes or ClassMap())
-    counts, histograms = Counts(), np.zeros((2, BINS), dtype=np.int64)
-    done, total = 0, prediction.grid.rows
+    tally, done, total = _Tally(), 0, prediction.grid.rows
     for mask, wanted, probability in zip(prediction.bands(), truth, prediction.probabilities(), strict=True):
-        counts += Counts.of(mask, wanted)
-        if probability is not None:
-            for row, part in enumerate((wanted, ~wanted)):
-                histograms[row] += np.bincount(probability[part], minlength=BINS)
+        tally.add(mask != 0, wanted, probability)
         done += len(mask)
         report(Progress(pair.key, "evaluate", done, total))
-    if not prediction.has_probability:
-        return Score(pair.key, counts)
-    return Score(pair.key, counts, *(tuple(int(count) for count in part) for part in histograms))
+    return tally.score(pair.key, ranked=prediction.has_probability)
+
+
+def score_classes(pair: Pair, names: Sequence[str], *, report: Report = silent) -> list[Score]:
+    """Compare a mask of several classes with a reference of the same labels, each class against the rest.
+
+    Parameters
+    ----------
+    pair : Pair
+        The reference is a mask: 1 for the first class, and so on; pixels of value 0 do not count.
+    names : sequence of str
+        Classes of the prediction, in the order of their values.
+
+    Raises
+    ------
+    WsipipeError
+        A file cannot be read, prediction and reference have not the same proportions, or the reference is no mask or
+        says nothing of any pixel.
+    """
+    remedy = f"give a mask with the values 1 to {len(names)} for {', '.join(names)}, 0 where nothing is known"
+    if is_annotation(pair.reference):
+        raise StoreError("is no mask: several classes are compared with a mask", path=pair.reference, remedy=remedy)
+    prediction = _Prediction(pair)
+    raster, size = LabelRaster(pair.reference), prediction.slide_size
+    truth = class_bands(raster, prediction.grid, size, classes=len(names), rows=_BAND_ROWS)
+    tallies, done, total = [_Tally() for _ in names], 0, prediction.grid.rows
+    for mask, wanted, probability in zip(prediction.bands(), truth, prediction.probabilities(), strict=True):
+        known = wanted > 0
+        for value, tally in enumerate(tallies, start=1):
+            scores = None if probability is None else probability[known, value - 1]
+            tally.add(mask[known] == value, wanted[known] == value, scores)
+        done += len(mask)
+        report(Progress(pair.key, "evaluate", done, total))
+    if not tallies[0].counts.total:
+        raise StoreError("says nothing of any pixel of the prediction", path=pair.reference, remedy=remedy)
+    ranked = prediction.has_probability
+    return [tally.score(f"{pair.key}: {name}", ranked=ranked) for tally, name in zip(tallies, names, strict=True)]
+
+
+class _Tally:
+    """Counts of pixels that add up over bands, and histograms of their probabilities."""
+
+    def __init__(self) -> None:
+        self.counts, self._histograms = Counts(), np.zeros((2, BINS), dtype=np.int64)
+
+    def add(self, mask: NDArray[np.bool_], wanted: NDArray[np.bool_], probability: NDArray[np.uint8] | None) -> None:
+        """Count a band, or pixels of one; none is no band."""
+        if not mask.size:
+            return
+        self.counts += Counts.of(mask, wanted)
+        if probability is not None:
+            for row, part in enumerate((wanted, ~wanted)):
+                self._histograms[row] += np.bincount(probability[part], minlength=BINS)
+
+    def score(self, name: str, *, ranked: bool) -> Score:
+        """Score of all that was counted, with histograms where there was a probability."""
+        if not ranked:
+            return Score(name, self.counts)
+        return Score(name, self.counts, *(tuple(int(count) for count in part) for part in self._histograms))
 
 
 class _Prediction:
@@ -180,16 +236,15 @@ class _Prediction:
         if self.has_probability and raster_info(pair.probability).grid != self.grid:
             raise StoreError("lies on other pixels than the mask", path=pair.probability, remedy="predict again")
 
-    def bands(self) -> Iterator[NDArray[np.bool_]]:
-        """Bands of the mask, 512 rows each, the last one lower."""
+    def bands(self) -> Iterator[NDArray[np.uint8]]:
+        """Bands of the mask, 512 rows each, the last one lower: not zero is in target, or each value is a class."""
         if self._ours:
-            return (band != 0 for band in iter_bands(self.path, _BAND_ROWS))
+            return iter_bands(self.path, _BAND_ROWS)
         pixels = (band.astype(np.uint8) for band in LabelRaster(self.path).bands())
-        regrouped = regroup(pixels, shape=self.grid.shape, channels=(), rows=_BAND_ROWS)
-        return (band != 0 for band in regrouped)
+        return regroup(pixels, shape=self.grid.shape, channels=(), rows=_BAND_ROWS)
 
     def probabilities(self) -> Iterator[NDArray[np.uint8] | None]:
-        """Bands of round(255 p), or as many times None."""
+        """Bands of round(255 p), with a channel for each of several classes; or as many times None."""
         if self.has_probability:
             return iter_bands(self._probability, _BAND_ROWS)
         return iter([None] * -(-self.grid.rows // _BAND_ROWS))
@@ -202,6 +257,14 @@ def _grid(path: Path) -> tuple[CellGrid, bool]:
         return raster_info(path).grid, True
     except StoreError:
         return CellGrid(raster.rows, raster.cols, 1.0), False
+
+
+def _classes(path: Path) -> list[str]:
+    """Names of the classes of a mask that holds several, in the order of their values."""
+    try:
+        return [of.name for of in raster_info(path).classes]
+    except StoreError:
+        return []
 
 
 def _reference(pair: Pair, prediction: _Prediction, classes: ClassMap) -> Iterator[NDArray[np.bool_]]:

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsipipe.annotations.classes import TissueClass
 from wsipipe.annotations.shapes import OutlinedRegion
 from wsipipe.errors import ConfigError, ResolutionError, StoreError, WsipipeError
 from wsipipe.geometry import CellGrid
+from wsipipe.pipeline.class_bands import BAND_ROWS, class_regions
 from wsipipe.pipeline.evaluation_pairs import file_key
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.regions import regions_of
@@ -40,7 +42,6 @@ FORMATS: Mapping[str, str] = {
 
 DEFAULT_CLASS = "Tumor"
 _MASK = ".mask.tif"
-_BAND_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Exporting:
     formats : tuple of str
         Of `FORMATS`.
     class_name : str or None
-        Class of the regions; None: what the report beside the mask says, else "Tumor".
+        Class of the regions; None: what the mask or the report beside it says, else "Tumor".
     simplify_um : float
         Corners that stand out by less go, see `simplify_outlines`; 0 keeps the pixels' edges.
     slide : Path or None
@@ -155,7 +156,8 @@ def export_mask(path: Path, folder: Path, how: Exporting) -> SlideOutcome:
         output = folder / f"{mask.key}{FORMATS[name]}"
         _write(name, output, mask, regions)
         outputs.append(output)
-    told = f"{len(regions)} regions of {mask.class_name}" if regions else mask.class_name
+    names = ", ".join(of.name for of in mask.classes) or mask.class_name
+    told = f"{len(regions)} regions of {names}" if regions else names
     return SlideOutcome(mask.key, "done", told, tuple(outputs))
 
 
@@ -183,6 +185,7 @@ class FinishedMask:
         told = next(iter(self._report.get("classes", ())), DEFAULT_CLASS)
         self.class_name = how.class_name or told
         raster = LabelRaster(path)  # refuses what is no mask
+        self.classes: tuple[TissueClass, ...] = ()
         try:
             info = raster_info(path)
         except StoreError:
@@ -190,12 +193,15 @@ class FinishedMask:
             self.grid, self.mpp, self.offset = self._of_slide(raster, how)
         else:
             self._ours = True
-            self.grid = info.grid
+            self.grid, self.classes = info.grid, info.classes
             self.mpp = how.slide_mpp or (None if info.mpp is None else info.mpp / info.grid.cell_px)
             x, y = self._report.get("geojson_frame", {}).get("origin", (0.0, 0.0))
             self.offset = (float(x), float(y))
         if not how.crop:
             self.offset = (0.0, 0.0)
+        if self.classes and how.class_name is not None:
+            names = ", ".join(of.name for of in self.classes)
+            raise ConfigError(f"holds the classes {names}, not one to be named", path=path, remedy="leave out --class")
 
     def _of_slide(self, raster: LabelRaster, how: Exporting) -> tuple[CellGrid, float | None, tuple[float, float]]:
         """Place of a mask that does not know it: all of the slide; without a slide, its own pixels."""
@@ -218,15 +224,16 @@ class FinishedMask:
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         """Rows of the mask in bands; as often as somebody needs them."""
-        return iter_bands(self.path, _BAND_ROWS) if self._ours else LabelRaster(self.path).bands()
+        return iter_bands(self.path, BAND_ROWS) if self._ours else LabelRaster(self.path).bands()
 
-    def _probability(self) -> Iterator[NDArray[np.uint8]] | None:
+    def _probability(self) -> Path | None:
         path = self.path.with_name(f"{self.key}.probability.tif")
         if not self._ours or not path.is_file():
             return None
-        if raster_info(path).grid != self.grid:
+        info = raster_info(path)
+        if info.grid != self.grid or info.classes != self.classes:
             raise StoreError("lies on other pixels than the mask", path=path, remedy="predict again")
-        return iter_bands(path, _BAND_ROWS)
+        return path
 
     def regions(self, how: Exporting) -> list[OutlinedRegion]:
         """Regions of the mask, see `regions_of`.
@@ -238,13 +245,18 @@ class FinishedMask:
         """
         if how.simplify_um and self.mpp is None:
             raise ResolutionError("has no resolution to simplify by", path=self.path, remedy="give --slide-mpp")
+        simplify_px, probability = how.simplify_um / (self.mpp or 1.0), self._probability()
+        if self.classes:
+            return class_regions(
+                self, self.grid, self.classes, mpp=self.mpp, probability=probability, simplify_px=simplify_px
+            )
         return regions_of(
             self,
             self.grid,
             class_name=self.class_name,
             mpp=self.mpp,
-            probability=self._probability(),
-            simplify_px=how.simplify_um / (self.mpp or 1.0),
+            probability=None if probability is None else iter_bands(probability, BAND_ROWS),
+            simplify_px=simplify_px,
         )
 
 
@@ -263,6 +275,9 @@ def _write(name: str, path: Path, mask: FinishedMask, regions: Sequence[Outlined
 
 
 def _write_dicom(path: Path, mask: FinishedMask) -> None:
+    if mask.classes:
+        told = f"a DICOM segmentation is written of one class, the mask has {len(mask.classes)}"
+        raise StoreError(told, path=path, remedy="export to another format")
     slide = mask.slide
     if slide is None or not slide.exists():
         told = "no slide is given" if slide is None else f"{slide} is not there"

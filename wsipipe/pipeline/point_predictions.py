@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsipipe.config import updated
+from wsipipe.errors import ConfigError
 from wsipipe.models.devices import pick_device
 from wsipipe.models.segmentation import check_fits, restore_model
 from wsipipe.models.tuned_encoder import restore_encoder
@@ -53,6 +54,9 @@ def predict_points(
     """
     checkpoint = load_checkpoint(checkpoint_path(model))
     recipe = updated(checkpoint.recipe, {"encoder": {"weights": weights}})
+    if recipe.training.classes:
+        told = "tells several classes apart, points are judged as in target or not"
+        raise ConfigError(told, path=model, remedy="give a model of target and rest, or none")
     check_agreed(recipe.encoder.name, None, model)
     encoder = restore_encoder(checkpoint, device=device)
     with (

@@ -95,6 +95,8 @@ def suggest_slide(path: Path, folder: Path, how: Suggesting) -> SlideOutcome:
         A file cannot be read or written.
     """
     key, info = path.name.removesuffix(_PROBABILITY), raster_info(path)
+    if info.classes:
+        raise ConfigError("is of several classes, places are suggested where target and rest are unsure", path=path)
     report = path.with_name(f"{key}.report.json")
     told = read_json(report) if report.is_file() else {}
     x, y = told.get("geojson_frame", {}).get("origin", (0.0, 0.0)) if how.crop else (0.0, 0.0)

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wsipipe.annotations.classes import TissueClass
 from wsipipe.config import USER_CODE, Recipe, updated
 from wsipipe.errors import CheckpointError, ConfigError
 from wsipipe.models.devices import pick_device
 from wsipipe.models.encoders import Encoder
 from wsipipe.models.methods.views import View
-from wsipipe.models.segmentation import SegmentationModel, check_fits, restore_model
+from wsipipe.models.segmentation import SegmentationModel, check_fits, probabilities, restore_model
 from wsipipe.models.tuned_encoder import restore_encoder
 from wsipipe.models.weights import weights_digest
 from wsipipe.numerics.blending import blend_windows
@@ -35,7 +36,7 @@ from wsipipe.pipeline.tissue_reuse import tissue_for
 from wsipipe.progress import Progress, Report, silent
 from wsipipe.slides import MppView, SlideEntry, SlideReader, slide_identity
 from wsipipe.slides.map_slide import MapSlide
-from wsipipe.store.checkpoint import load_checkpoint
+from wsipipe.store.checkpoint import Checkpoint, load_checkpoint
 from wsipipe.store.feature_map import FeatureMap
 
 # The symmetries that keep a window's size.
@@ -67,7 +68,7 @@ def predict_slide(
     out : Path
         Project folder; results go to its `masks`.
     threshold : float, optional
-        Smallest probability in the mask; the recipe's where None.
+        Smallest probability in the mask; the recipe's where None. A model of several classes takes none.
     weights : str, optional
         Encoder weights, where the file that the recipe names has moved; must be the same weights. A tuned encoder's
         are in the model.
@@ -80,11 +81,17 @@ def predict_slide(
     ------
     CheckpointError
         The model is none, does not fit the features, or names code as its encoder that the caller does not.
+    ConfigError
+        A threshold for a model of several classes.
     WsipipeError
         The slide cannot be read, has no tissue, no resolution, or the results cannot be written.
     """
     checkpoint = load_checkpoint(checkpoint_path(model))
     recipe = updated(checkpoint.recipe, {"predict": {"threshold": threshold}, "encoder": {"weights": weights}})
+    classes = trained_classes(checkpoint, model)
+    if classes and threshold is not None:
+        problem = f"tells {len(classes)} classes apart and takes the most probable one: --threshold does not apply"
+        raise ConfigError(problem, path=model, remedy="leave it out")
     if not is_stored_map(entry.path):
         check_agreed(recipe.encoder.name, encoder, model)
     folder = out / "masks"
@@ -110,8 +117,27 @@ def predict_slide(
             room = Room(folder, entry.key, report=report)
             bands = predict_map(network, source, recipe, room=room, item=entry.key, report=report)
             threshold = recipe.predict.threshold
-            segmentation = Segmentation(source.grid, bands, tissue, threshold=threshold, offset=offset)
+            segmentation = Segmentation(source.grid, bands, tissue, threshold=threshold, offset=offset, classes=classes)
             return settle(folder, entry.key, slide, segmentation, provenance=provenance)
+
+
+def trained_classes(checkpoint: Checkpoint, model: Path) -> tuple[TissueClass, ...]:
+    """Classes that a model tells apart, in the order of its outputs; empty: target and rest.
+
+    Raises
+    ------
+    CheckpointError
+        The checkpoint does not say of each what it is.
+    """
+    names, told = checkpoint.recipe.training.classes or (), checkpoint.provenance.get("classes", [])
+    try:
+        classes = tuple(TissueClass.of(item) for item in told)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"has damaged classes: {error}", path=model, remedy="train again") from error
+    if len(classes) != len(names):
+        problem = f"names {len(classes)} classes for {len(names)} outputs"
+        raise CheckpointError(problem, path=model, remedy="train again")
+    return classes
 
 
 def check_agreed(trained: str, agreed: str | None, model: Path) -> None:
@@ -216,7 +242,8 @@ def predict_bands(
     Yields
     ------
     ((n, cols) float32, (n, cols) bool)
-        Probability of being in target and validity of consecutive rows. Memory holds two rows of windows.
+        Probability of being in target (of K classes, (n, cols, K) float32) and validity of consecutive rows. Memory
+        holds two rows of windows.
     """
 
     def predict(rows: slice, cols: slice) -> NDArray[np.float32] | None:
@@ -226,7 +253,10 @@ def predict_bands(
         return probability(network, source.read(rows, cols), mixed=mixed, views=recipe.views)
 
     start, total, settings = 0, source.grid.rows, recipe.predict
-    for values in blend_windows(source.grid.shape, predict, window=settings.window, overlap=settings.overlap):
+    channels = (len(recipe.training.classes),) if recipe.training.classes else ()
+    for values in blend_windows(
+        source.grid.shape, predict, window=settings.window, overlap=settings.overlap, channels=channels
+    ):
         rows = slice(start, start + len(values))
         yield values, source.read_valid(rows, slice(0, source.grid.cols))
         start = rows.stop
@@ -238,6 +268,8 @@ def probability(
     network: SegmentationModel, features: NDArray[np.float32], *, mixed: bool = True, views: int = 1
 ) -> NDArray[np.float32]:
     """Probability (rows, cols) float32 of being in target, from features (rows, cols, dim) float32.
+
+    Of K classes, (rows, cols, K), of sum 1.
 
     With 4 views, the mean over the window, mirrored, turned by half, and both: one at a time, so that it takes four
     times the time but no more memory.
@@ -251,8 +283,9 @@ def probability(
     try:
         batch = torch.from_numpy(features).permute(2, 0, 1)[None].to(device, non_blocking=True)
         with torch.autocast(device.type, enabled=mixed and device.type == "cuda"):
-            seen = [view.undo(torch.sigmoid(network(view.apply(batch))[0].float())) for view in _VIEWS[:views]]
-        return np.asarray(torch.stack(seen).mean(dim=0)[0, 0].cpu().numpy())
+            seen = [view.undo(probabilities(network(view.apply(batch))[0].float())) for view in _VIEWS[:views]]
+        mean = torch.stack(seen).mean(dim=0)[0].cpu().numpy()
+        return np.asarray(mean[0] if len(mean) == 1 else np.moveaxis(mean, 0, 2))
     except torch.OutOfMemoryError as error:
         rows, cols = features.shape[:2]
         raise ConfigError(

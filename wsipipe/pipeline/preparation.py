@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wsipipe.annotations.audit import Finding, audit_points, check_source, refuse, without_duplicates
-from wsipipe.annotations.classes import ClassMap
+from wsipipe.annotations.classes import ClassList, ClassMap, Color, TissueClass, class_color
 from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET, PointSet
 from wsipipe.annotations.reading import read_points
 from wsipipe.config import Recipe, updated
@@ -22,7 +22,7 @@ from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.manifest import ManifestRow
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.results import bounds_offset
-from wsipipe.pipeline.samples import CellPoints, Sample, cells_of_points, cut_windows, draw_pairs
+from wsipipe.pipeline.samples import Sample, cells_of_points, cut_windows, draw_pairs
 from wsipipe.pipeline.sources import FeatureSource, Source, feature_source, image_source, opened
 from wsipipe.pipeline.splits import PointedSlide, split_slides
 from wsipipe.pipeline.stored_maps import is_stored_map
@@ -42,8 +42,8 @@ class Reading:
     ----------
     slide_mpp : float or None
         um per level-0 px of slides that the manifest gives none.
-    classes : ClassMap or None
-        Which classes are in-target and out-of-target; the usual ones where None.
+    classes : ClassMap, ClassList or None
+        Which classes are in-target and out-of-target, the usual ones where None; or are told from each other.
     crop : bool
         What QuPath wrote is relative to the slide's bounds.
     reader : str
@@ -57,7 +57,7 @@ class Reading:
     """
 
     slide_mpp: float | None = None
-    classes: ClassMap | None = None
+    classes: ClassMap | ClassList | None = None
     crop: bool = True
     reader: str = "auto"
     device: str = "auto"
@@ -79,6 +79,8 @@ class TrainingSet:
         What the user should know of points and split.
     digest : str
         Of slides, points, masks and split: another one means another training set.
+    classes : tuple of TissueClass
+        Where several are told apart: in the order of their labels.
     """
 
     train: tuple[Sample, ...]
@@ -86,6 +88,7 @@ class TrainingSet:
     facts: Mapping[str, Any]
     notes: tuple[str, ...]
     digest: str
+    classes: tuple[TissueClass, ...] = ()
 
 
 def prepare(rows: Sequence[ManifestRow], recipe: Recipe, *, out: Path, reading: Reading, report: Report) -> TrainingSet:
@@ -103,10 +106,12 @@ def prepare(rows: Sequence[ManifestRow], recipe: Recipe, *, out: Path, reading: 
     pointed, notes = _pointed_slides(used, sources, recipe, reading)
     split = split_slides(pointed, fraction=recipe.training.validation_fraction, seed=recipe.training.seed)
     train, validation = (_windows(slides, recipe) for slides in (split.train, split.validation))
-    _check_both_classes(train)
+    names = tuple(of.name for of in recipe.training.classes or ())
+    _check_classes(train, names, notes)
     _check_validation(validation, used)
     facts = _facts(sources, recipe)
-    return TrainingSet(train, validation, facts, (*notes, split.note), _digest(used, reading, facts))
+    digest, classes = _digest(used, reading, facts), _colored(names, pointed)
+    return TrainingSet(train, validation, facts, (*notes, split.note), digest, classes)
 
 
 def _check_masks(rows: Sequence[ManifestRow], recipe: Recipe) -> None:
@@ -198,25 +203,26 @@ def _pointed_slides(
     keys = [row.key for row in rows]
     for row, source in zip(rows, sources, strict=True):
         try:
-            cells, told = _cells(row, source, keys, recipe=recipe, reading=reading)
+            slide, told = _pointed(row, source, keys, recipe=recipe, reading=reading)
         except AnnotationError as error:
             errors.append(error)
             continue
         notes += [f"{row.key}: {note}" for note in told]
-        if len(cells):
-            slides.append(PointedSlide(row, source, cells))
+        if len(slide.points):
+            slides.append(slide)
     _refuse_all(errors)
     return slides, notes
 
 
-def _cells(
+def _pointed(
     row: ManifestRow, source: Source, keys: Sequence[str], *, recipe: Recipe, reading: Reading
-) -> tuple[CellPoints, list[str]]:
+) -> tuple[PointedSlide, list[str]]:
     points = _read_points(row, source, keys, reading)
     drawn = draw_pairs(points, recipe.training.pairs, seed=recipe.training.seed, key=row.key)
     cells, dropped = cells_of_points(drawn, source)
-    lost = [f"{dropped} out-of-target points lie off the tissue and are not needed"] if dropped else []
-    return cells, [*points.notes, *lost]
+    kind = "points" if points.classes else "out-of-target points"
+    lost = [f"{dropped} {kind} lie off the tissue and are not needed"] if dropped else []
+    return PointedSlide(row, source, cells, points.colors), [*points.notes, *lost]
 
 
 def _refuse_all(errors: Sequence[AnnotationError]) -> None:
@@ -233,8 +239,9 @@ def _read_points(row: ManifestRow, source: Source, keys: Sequence[str], reading:
     points = read_points(row.points, classes=reading.classes, offset=offset, slide=row.key)
     findings = check_source(row.points, row.key, slides=points.slides, other_keys=keys)
     width, height = source.slide_size
-    # Among several slides, one may well be all target or all background.
-    findings += audit_points(points, width=width, height=height, allow_one_class=len(keys) > 1, grid=source.grid)
+    # Among several slides, one may well be all target or all background; several classes are looked for afterwards.
+    alone = len(keys) > 1 or bool(points.classes)
+    findings += audit_points(points, width=width, height=height, allow_one_class=alone, grid=source.grid)
     refuse(findings, source=row.points)
     # Leaving duplicates out tells of them already.
     told = tuple(_told(finding) for finding in findings if finding.kind != "duplicate")
@@ -264,17 +271,48 @@ def _windows(slides: Sequence[PointedSlide], recipe: Recipe) -> tuple[Sample, ..
             window=training.window,
             point_width=training.point_width,
             mask=slide.row.mask,
+            classes=len(training.classes or ()),
         )
     )
 
 
-def _check_both_classes(train: Sequence[Sample]) -> None:
+def _check_classes(train: Sequence[Sample], names: Sequence[str], notes: Sequence[str]) -> None:
+    """Refuse points that lack a class; notes say what was left out, of which it may be."""
     present = {int(label) for sample in train for label in sample.points.label}
+    if names:
+        _check_several(present, names, notes)
+        return
     for label, name in ((IN_TARGET, "in-target"), (OUT_OF_TARGET, "out-of-target")):
         if label not in present:
             raise AnnotationError(
                 f"no {name} points to train on among {len(train)} windows", remedy=f"click {name} points on tissue"
             )
+
+
+def _check_several(present: set[int], names: Sequence[str], notes: Sequence[str]) -> None:
+    lacking = [name for label, name in enumerate(names) if label not in present]
+    if not lacking:
+        return
+    found = ", ".join(repr(name) for label, name in enumerate(names) if label in present) or "none"
+    left_out = "".join(f"; {note}" for note in notes if "points" in note)
+    raise AnnotationError(
+        f"no point of class {', '.join(map(repr, lacking))} to train on, but of {found}{left_out}",
+        remedy="click points of it on tissue (glass is left out by itself), give its name in the file as "
+        "NAME=PATTERN, or leave the class out",
+    )
+
+
+def _colored(names: Sequence[str], slides: Sequence[PointedSlide]) -> tuple[TissueClass, ...]:
+    """Give every class the colour that the first file with one gives it; its own by name where that is taken."""
+    colors: dict[int, Color] = {}
+    for slide in slides:
+        colors = {**slide.colors, **colors}
+    classes: list[TissueClass] = []
+    for label, name in enumerate(names):
+        taken = {before.color for before in classes}
+        color = colors.get(label, class_color(name))
+        classes.append(TissueClass(name, class_color(name) if color in taken else color))
+    return tuple(classes)
 
 
 def _check_validation(validation: Sequence[Sample], rows: Sequence[ManifestRow]) -> None:
@@ -305,7 +343,7 @@ def _digest(rows: Sequence[ManifestRow], reading: Reading, facts: Mapping[str, A
         for row in rows
     ]
     classes = reading.classes or ClassMap()
-    text = json.dumps([told, reading.slide_mpp, classes.positive, classes.negative, reading.crop, dict(facts)])
+    text = json.dumps([told, reading.slide_mpp, *classes.told, reading.crop, dict(facts)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -10,6 +10,7 @@ import shapely
 from numpy.typing import NDArray
 
 from wsipipe.annotations.classes import ClassMap, describe_classes
+from wsipipe.annotations.masks import check_classes
 from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET
 from wsipipe.annotations.reading import read_regions
 from wsipipe.annotations.shapes import OutlinedRegion
@@ -46,6 +47,42 @@ def mask_bands(raster: LabelRaster, grid: CellGrid, slide_size: tuple[float, flo
     AnnotationError
         The mask has not the slide's proportions.
     """
+    pixels = (band.astype(np.uint8) for band in raster.bands())
+    return (band.astype(np.bool_) for band in _laid_over(raster, pixels, grid, slide_size, rows))
+
+
+def class_bands(
+    raster: LabelRaster, grid: CellGrid, slide_size: tuple[float, float], *, classes: int, rows: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Sample a reference mask of several classes, as `mask_bands`.
+
+    Yields
+    ------
+    (rows, grid.cols) uint8 arrays
+        1 to `classes`, 0 where nothing is known.
+
+    Raises
+    ------
+    AnnotationError
+        The mask has not the slide's proportions, or a pixel another value.
+    """
+    return _laid_over(raster, _checked(raster, classes), grid, slide_size, rows)
+
+
+def _checked(raster: LabelRaster, classes: int) -> Iterator[NDArray[np.uint8]]:
+    for band in raster.labels():
+        check_classes(band, classes, raster.path)
+        yield band.astype(np.uint8)
+
+
+def _laid_over(
+    raster: LabelRaster,
+    pixels: Iterator[NDArray[np.uint8]],
+    grid: CellGrid,
+    slide_size: tuple[float, float],
+    rows: int,
+) -> Iterator[NDArray[np.uint8]]:
+    """Pixels of a mask under those of a grid, in bands of `rows` rows."""
     width, height = slide_size
     if abs(raster.cols * height / (raster.rows * width) - 1) > 0.02:
         raise AnnotationError(
@@ -55,8 +92,7 @@ def mask_bands(raster: LabelRaster, grid: CellGrid, slide_size: tuple[float, flo
         )
     down = _index(grid.origin[1], grid.rows, grid.cell_px, height, raster.rows)
     across = _index(grid.origin[0], grid.cols, grid.cell_px, width, raster.cols)
-    pixels = regroup(_sampled(raster, down, across), shape=grid.shape, channels=(), rows=rows)
-    return (band.astype(np.bool_) for band in pixels)
+    return regroup(_sampled(pixels, down, across), shape=grid.shape, channels=(), rows=rows)
 
 
 def _index(start: float, count: int, step: float, extent: float, size: int) -> NDArray[np.int64]:
@@ -65,13 +101,15 @@ def _index(start: float, count: int, step: float, extent: float, size: int) -> N
     return np.asarray(np.clip(np.floor(position * size / extent), 0, size - 1), dtype=np.int64)
 
 
-def _sampled(raster: LabelRaster, down: NDArray[np.int64], across: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+def _sampled(
+    pixels: Iterator[NDArray[np.uint8]], down: NDArray[np.int64], across: NDArray[np.int64]
+) -> Iterator[NDArray[np.uint8]]:
     """Rows of the grid that lie on each band of the mask; a fine mask is never held at its own resolution."""
     top = 0
-    for band in raster.bands():
+    for band in pixels:
         first, last = np.searchsorted(down, (top, top + len(band)))
         if last > first:
-            yield band[np.ix_(down[first:last] - top, across)].astype(np.uint8)
+            yield band[np.ix_(down[first:last] - top, across)]
         top += len(band)
 
 

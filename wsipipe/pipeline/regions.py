@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry import Polygon
 
+from wsipipe.annotations.classes import Color
 from wsipipe.annotations.shapes import OutlinedRegion
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.polygons import outline_mask
@@ -29,6 +30,7 @@ def regions_of(
     grid: CellGrid,
     *,
     class_name: str,
+    color: Color | None = None,
     mpp: float | None,
     probability: Iterable[NDArray[np.uint8]] | None = None,
     simplify_px: float = 0.0,
@@ -43,6 +45,8 @@ def regions_of(
         Pixels of the mask over the slide.
     class_name : str
         Of the regions.
+    color : (int, int, int), optional
+        RGB of the regions; by default writers choose it by the class.
     mpp : float or None
         um per level-0 px; None: areas are told in level-0 px.
     probability : iterable of (n, cols) uint8 arrays, optional
@@ -70,8 +74,7 @@ def regions_of(
         ]
     outlines = simplify_outlines(exact, simplify_px)
     return [
-        OutlinedRegion(outline, class_name, measurements=figures)
-        for outline, figures in zip(outlines, measured, strict=True)
+        OutlinedRegion(outline, class_name, color, figures) for outline, figures in zip(outlines, measured, strict=True)
     ]
 
 

@@ -7,7 +7,7 @@ was written, so that they cannot disagree.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsipipe._version import __version__
+from wsipipe.annotations.classes import TissueClass
+from wsipipe.annotations.shapes import OutlinedRegion
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.regrid import Band, raster_grid, regrid_bands, sample_nearest
 from wsipipe.numerics.tissue import Tissue
+from wsipipe.pipeline.class_bands import ClassBands
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.overlay import draw_overlay
 from wsipipe.pipeline.regions import regions_of
@@ -51,7 +54,8 @@ class Segmentation:
     grid : CellGrid
         Map that `bands` covers.
     bands : iterator of ((n, cols) float32, (n, cols) bool)
-        Probability of being in target, and validity, of consecutive rows; read once.
+        Probability of being in target (of K classes, (n, cols, K) float32), and validity, of consecutive rows; read
+        once.
     tissue : Tissue
         Outside of it nothing is in target.
     threshold : float
@@ -60,6 +64,9 @@ class Segmentation:
         Of the target.
     offset : (float, float)
         Subtracted from the coordinates of the GeoJSON (the slide's bounds, unless `--no-crop`).
+    classes : tuple of TissueClass
+        Where several are told apart: in the order of their probabilities. The most probable one counts, whatever the
+        threshold.
     """
 
     grid: CellGrid
@@ -68,6 +75,7 @@ class Segmentation:
     threshold: float = 0.5
     class_name: str = "Tumor"
     offset: tuple[float, float] = (0.0, 0.0)
+    classes: tuple[TissueClass, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,12 +147,15 @@ def bounds_offset(reader: SlideReader) -> tuple[float, float]:
 
 
 def area_line(report: Mapping[str, Any]) -> str:
-    """Tell in one line what a report says of the target."""
-    name, told = next(iter(report["classes"].items()))
+    """Tell in one line what a report says of the target, or of each class."""
+    return "; ".join(_area_of(name, told, report["tissue_mm2"]) for name, told in report["classes"].items())
+
+
+def _area_of(name: str, told: Mapping[str, Any], tissue_mm2: float | None) -> str:
     regions = f"{told['regions']} regions of {name}"
     if told["area_mm2"] is None:
         return f"{regions}, {told['pixels']} px"
-    share = f", {told['area_mm2'] / report['tissue_mm2']:.0%} of the tissue" if report["tissue_mm2"] else ""
+    share = f", {told['area_mm2'] / tissue_mm2:.0%} of the tissue" if tissue_mm2 else ""
     return f"{regions}, {told['area_mm2']:.3f} mm2{share}"
 
 
@@ -187,26 +198,19 @@ def write_results(
     """
     width, height = reader.dimensions
     raster = raster_grid(width, height, segmentation.grid.cell_px)
-    mpp = None if reader.mpp is None else reader.mpp * raster.cell_px
+    mpp, classes = None if reader.mpp is None else reader.mpp * raster.cell_px, segmentation.classes
     with staged(folder, key=key, mark=SUFFIXES[-1]) as stage:
         mask, mask_ome, probability, geojson, overlay, report = result_paths(stage, key)
-        write_pyramid(
-            probability, _probability_bands(segmentation, raster), grid=raster, mpp=mpp, flavour="plain", reduce="mean"
-        )
-        masks = _MaskBands(probability, segmentation.threshold)
-        write_pyramid(mask, iter(masks), grid=raster, mpp=mpp, flavour="plain", reduce="nearest")
-        write_pyramid(mask_ome, iter(masks), grid=raster, mpp=mpp, flavour="ome", reduce="nearest")
-        regions = regions_of(
-            masks,
-            raster,
-            class_name=segmentation.class_name,
-            mpp=reader.mpp,
-            probability=iter_bands(probability, _BAND_ROWS),
-        )
+        bands = _probability_bands(segmentation, raster)
+        write_pyramid(probability, bands, grid=raster, mpp=mpp, flavour="plain", reduce="mean", classes=classes)
+        masks = ClassBands(probability, classes) if classes else _MaskBands(probability, segmentation)
+        write_pyramid(mask, iter(masks), grid=raster, mpp=mpp, flavour="plain", reduce="nearest", classes=classes)
+        write_pyramid(mask_ome, iter(masks), grid=raster, mpp=mpp, flavour="ome", reduce="nearest", classes=classes)
+        regions = masks.regions(raster, reader.mpp)
         write_geojson(geojson, regions, offset=segmentation.offset, slide=key)
         if not isinstance(reader, UnseenSlide):
             write_png(overlay, draw_overlay(reader, regions))
-        told = _report(key, reader, segmentation, raster, masks.count(), len(regions))
+        told = _report(key, reader, segmentation, raster, masks.figures(regions))
         told |= {**(details or {}), "provenance": dict(provenance)}
         write_json(report, told)
         if isinstance(reader, UnseenSlide):
@@ -217,17 +221,23 @@ def write_results(
 class _MaskBands:
     """The mask, read from the probability raster as often as somebody needs it."""
 
-    def __init__(self, probability: Path, threshold: float) -> None:
-        self._path = probability
+    def __init__(self, probability: Path, segmentation: Segmentation) -> None:
+        self._path, self._class_name = probability, segmentation.class_name
         # The raster holds round(255 p): the mask is what a reader of that file gets with the same threshold.
-        self._least = threshold * 255
+        self._least = segmentation.threshold * 255
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (as_mask(band >= self._least) for band in iter_bands(self._path, _BAND_ROWS))
 
-    def count(self) -> int:
-        """Pixels in target."""
-        return sum(int(np.count_nonzero(band)) for band in self)
+    def regions(self, grid: CellGrid, mpp: float | None) -> list[OutlinedRegion]:
+        """Regions in target, see `regions_of`."""
+        probability = iter_bands(self._path, _BAND_ROWS)
+        return regions_of(self, grid, class_name=self._class_name, mpp=mpp, probability=probability)
+
+    def figures(self, regions: Sequence[OutlinedRegion]) -> dict[str, dict[str, Any]]:
+        """Tell a report of the target: regions and pixels."""
+        pixels = sum(int(np.count_nonzero(band)) for band in self)
+        return {self._class_name: {"regions": len(regions), "pixels": pixels}}
 
 
 def _probability_bands(segmentation: Segmentation, raster: CellGrid) -> Iterator[NDArray[np.uint8]]:
@@ -235,6 +245,7 @@ def _probability_bands(segmentation: Segmentation, raster: CellGrid) -> Iterator
     for band in regrid_bands(segmentation.bands, segmentation.grid, raster, band_rows=_BAND_ROWS):
         rows = slice(start, start + len(band))
         tissue = sample_nearest(segmentation.tissue.mask, segmentation.tissue.grid, raster, rows)
+        tissue = tissue.reshape(*tissue.shape, *(1 for _ in band.shape[2:]))
         yield np.rint(np.where(tissue, band, 0) * 255).astype(np.uint8)
         start = rows.stop
 
@@ -244,8 +255,7 @@ def _report(
     reader: SlideReader | UnseenSlide,
     segmentation: Segmentation,
     raster: CellGrid,
-    pixels: int,
-    regions: int,
+    classes: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, object]:
     pixel_mm2 = None if reader.mpp is None else (raster.cell_px * reader.mpp / 1000) ** 2
     tissue = segmentation.tissue
@@ -260,13 +270,10 @@ def _report(
         "mpp_source": reader.mpp_source,
         "raster": {"rows": raster.rows, "cols": raster.cols, "downsample": raster.cell_px},
         "cell_px": segmentation.grid.cell_px,
-        "threshold": segmentation.threshold,
+        "threshold": None if segmentation.classes else segmentation.threshold,
         "classes": {
-            segmentation.class_name: {
-                "regions": regions,
-                "pixels": pixels,
-                "area_mm2": None if pixel_mm2 is None else pixels * pixel_mm2,
-            }
+            name: {**told, "area_mm2": None if pixel_mm2 is None else told["pixels"] * pixel_mm2}
+            for name, told in classes.items()
         },
         "tissue_mm2": tissue_mm2,
         "geojson_frame": {"unit": "level-0 px", "origin": list(segmentation.offset)},

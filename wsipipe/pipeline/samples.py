@@ -6,12 +6,13 @@ import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsipipe.annotations.masks import read_mask
-from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET, PointSet
+from wsipipe.annotations.masks import read_class_mask, read_mask
+from wsipipe.annotations.points import IN_TARGET, PointSet
 from wsipipe.errors import AnnotationError
 from wsipipe.pipeline.sources import Source
 from wsipipe.pipeline.windows import place_windows
@@ -28,7 +29,7 @@ class CellPoints:
     cells : (n, 2) int64 array
         (row, col).
     label : (n,) int64 array
-        1 in-target, 0 out-of-target.
+        1 in-target, 0 out-of-target; of several classes, 0 and up.
     """
 
     cells: NDArray[np.int64]
@@ -69,6 +70,8 @@ class Sample:
         A point labels this many cells squared.
     mask : Path or None
         Reference mask of the whole slide.
+    classes : int
+        How many classes are told apart; 0: target and rest.
     """
 
     source: Source
@@ -77,6 +80,7 @@ class Sample:
     points: CellPoints
     point_width: int = 1
     mask: Path | None = None
+    classes: int = 0
 
     @property
     def name(self) -> str:
@@ -99,13 +103,13 @@ class WindowData:
         Features, or RGB.
     valid : (h, w) bool array
         Cells that hold something.
-    truth : (h, w) bool array or None
-        Reference mask on the cells.
+    truth : (h, w) bool or int8 array, or None
+        Reference mask on the cells; int8: one of several classes, -1 where it says nothing.
     """
 
     features: NDArray[np.float16] | NDArray[np.uint8]
     valid: NDArray[np.bool_]
-    truth: NDArray[np.bool_] | None
+    truth: NDArray[np.bool_] | NDArray[np.int8] | None
 
     @property
     def nbytes(self) -> int:
@@ -128,15 +132,16 @@ class WindowCache:
 
     Notes
     -----
-    A window's reference mask is one bit per cell and stays: to read it again, the mask of the whole slide, up to 200
-    million px, would have to be decoded again. Of those, the last is held, for the slide's next window.
+    A window's reference mask is one bit per cell (a byte, of several classes) and stays: to read it again, the mask of
+    the whole slide, up to 200 million px, would have to be decoded again. Of those, the last is held, for the slide's
+    next window.
     """
 
     def __init__(self, max_bytes: int = 512 * 2**20) -> None:
         self._max_bytes = max_bytes
         self._held: OrderedDict[str, WindowData] = OrderedDict()
-        self._truths: dict[str, NDArray[np.uint8]] = {}
-        self._mask: tuple[Path, NDArray[np.bool_]] | None = None
+        self._truths: dict[str, NDArray[Any]] = {}
+        self._mask: tuple[Path, NDArray[Any]] | None = None
 
     def get(self, sample: Sample) -> WindowData:
         """Window of a sample, read if it is not held."""
@@ -155,19 +160,22 @@ class WindowCache:
         source, rows, cols = sample.source, sample.rows, sample.cols
         return WindowData(source.read(rows, cols), source.read_valid(rows, cols), self._truth(sample))
 
-    def _truth(self, sample: Sample) -> NDArray[np.bool_] | None:
+    def _truth(self, sample: Sample) -> NDArray[np.bool_] | NDArray[np.int8] | None:
         if sample.mask is None:
             return None
         if sample.name not in self._truths:
-            truth = truth_of(self._decoded(sample.mask), sample.source, sample.rows, sample.cols, path=sample.mask)
-            self._truths[sample.name] = np.packbits(truth)
+            mask = self._decoded(sample.mask, sample.classes)
+            truth = truth_of(mask, sample.source, sample.rows, sample.cols, path=sample.mask)
+            self._truths[sample.name] = truth if sample.classes else np.packbits(truth)
+        if sample.classes:
+            return self._truths[sample.name]
         bits = np.unpackbits(self._truths[sample.name], count=sample.shape[0] * sample.shape[1])
         return bits.reshape(sample.shape).astype(np.bool_)
 
-    def _decoded(self, path: Path) -> NDArray[np.bool_]:
+    def _decoded(self, path: Path, classes: int) -> NDArray[Any]:
         if self._mask is None or self._mask[0] != path:
             self._mask = None  # never two of them in memory
-            self._mask = path, read_mask(path)
+            self._mask = path, read_class_mask(path, classes=classes) if classes else read_mask(path)
         return self._mask[1]
 
 
@@ -186,7 +194,8 @@ def cells_of_points(points: PointSet, source: Source) -> tuple[CellPoints, int]:
     points : CellPoints
         Those on valid cells.
     dropped : int
-        Number of out-of-target points on cells without content: the network never sees those.
+        Number of out-of-target points (of several classes: points) on cells without content: the network never sees
+        those.
 
     Raises
     ------
@@ -207,7 +216,7 @@ def _is_valid(source: Source, row: int, col: int) -> bool:
 
 def _check_on_tissue(points: PointSet, valid: NDArray[np.bool_]) -> None:
     lost = ~valid & (points.label == IN_TARGET)
-    if lost.any():
+    if lost.any() and not points.classes:
         x, y = points.xy[lost][0]
         raise AnnotationError(
             f"{int(lost.sum())} in-target points lie off the tissue, the first at ({x:.0f}, {y:.0f}) px",
@@ -221,16 +230,16 @@ def draw_pairs(points: PointSet, pairs: int | None, *, seed: int, key: str) -> P
     if pairs is None:
         return points
     rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
-    chosen = [rng.permutation(np.flatnonzero(points.label == label))[:pairs] for label in (IN_TARGET, OUT_OF_TARGET)]
+    chosen = [rng.permutation(np.flatnonzero(points.label == label))[:pairs] for label in points.labels]
     return points.subset(np.sort(np.concatenate(chosen)))
 
 
 def cut_windows(
-    source: Source, points: CellPoints, *, window: int, point_width: int, mask: Path | None
+    source: Source, points: CellPoints, *, window: int, point_width: int, mask: Path | None, classes: int = 0
 ) -> list[Sample]:
     """Windows of a map that cover its points, see `place_windows`."""
     places = place_windows(points.cells, points.label, source.grid.shape, window=window)
-    return [Sample(source, rows, cols, points.within(rows, cols), point_width, mask) for rows, cols in places]
+    return [Sample(source, rows, cols, points.within(rows, cols), point_width, mask, classes) for rows, cols in places]
 
 
 def label_map(sample: Sample, valid: NDArray[np.bool_]) -> NDArray[np.int8]:
@@ -239,30 +248,28 @@ def label_map(sample: Sample, valid: NDArray[np.bool_]) -> NDArray[np.int8]:
     Returns
     -------
     (h, w) int8 array
-        1 in-target, 0 out-of-target, -1 unlabelled. Each point labels a square of `point_width` cells, cut at the
-        window's edge and at cells without content; cells that squares of both classes claim stay unlabelled, except
-        a point's own cell.
+        1 in-target, 0 out-of-target, -1 unlabelled; of several classes, 0 and up. Each point labels a square of
+        `point_width` cells, cut at the window's edge and at cells without content; cells that squares of two classes
+        claim stay unlabelled, except a point's own cell.
     """
     shape, reach = sample.shape, sample.point_width // 2
-    claimed = np.zeros((2, *shape), dtype=bool)
+    claimed = np.zeros((sample.classes or 2, *shape), dtype=bool)
     for (row, col), label in zip(sample.points.cells.tolist(), sample.points.label.tolist(), strict=True):
         claimed[label, max(0, row - reach) : row + reach + 1, max(0, col - reach) : col + reach + 1] = True
     labels = np.full(shape, UNLABELLED, dtype=np.int8)
-    for label in (OUT_OF_TARGET, IN_TARGET):
-        labels[claimed[label] & ~claimed[1 - label]] = label
+    alone = claimed.sum(axis=0) == 1
+    labels[alone] = claimed.argmax(axis=0)[alone]
     labels[tuple(sample.points.cells.T)] = sample.points.label
     labels[~valid] = UNLABELLED
     return labels
 
 
-def truth_of(
-    mask: NDArray[np.bool_], source: Source, rows: slice, cols: slice, *, path: Path | None = None
-) -> NDArray[np.bool_]:
+def truth_of(mask: NDArray[Any], source: Source, rows: slice, cols: slice, *, path: Path | None = None) -> NDArray[Any]:
     """Sample a reference mask at the centres of a window's cells.
 
     Parameters
     ----------
-    mask : (height, width) bool array
+    mask : (height, width) array
         Of the whole slide, at any resolution.
     source : Source
         The map.
@@ -273,7 +280,8 @@ def truth_of(
 
     Returns
     -------
-    (rows, cols) bool array
+    (rows, cols) array
+        Of the dtype of the mask.
 
     Raises
     ------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsipipe.annotations.classes import Color
 from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET
 from wsipipe.pipeline.manifest import ManifestRow
 from wsipipe.pipeline.samples import CellPoints
@@ -20,11 +21,12 @@ MIN_POINTS = 3
 
 @dataclass(frozen=True, eq=False)
 class PointedSlide:
-    """A slide of the manifest with its points on its map."""
+    """A slide of the manifest with its points on its map, and the colours that its file gives to several classes."""
 
     row: ManifestRow
     source: Source
     points: CellPoints
+    colors: Mapping[int, Color] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +88,7 @@ def _by_patient(slides: Sequence[PointedSlide], fraction: float, rng: np.random.
 def _by_point(slides: Sequence[PointedSlide], fraction: float, rng: np.random.Generator) -> Split:
     held = [_held_out(slide.points.label, fraction, rng) for slide in slides]
     validation = _chosen(slides, held)
-    classes = {int(label) for slide in validation for label in slide.points.label}
-    if classes != {OUT_OF_TARGET, IN_TARGET}:
+    if _classes(validation) != _classes(slides) | {OUT_OF_TARGET, IN_TARGET}:
         note = "too few points to hold any out: the same points train and validate"
         return Split(tuple(slides), tuple(slides), note)
     train = _chosen(slides, [~mask for mask in held])
@@ -95,10 +96,14 @@ def _by_point(slides: Sequence[PointedSlide], fraction: float, rng: np.random.Ge
     return Split(train, validation, f"fewer than {MIN_PATIENTS} patients: {count} of {total} points validate")
 
 
+def _classes(slides: Sequence[PointedSlide]) -> set[int]:
+    return {int(label) for slide in slides for label in slide.points.label}
+
+
 def _held_out(label: NDArray[np.int64], fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Stratified draw: of every class with enough points a share, at least one."""
     held = np.zeros(len(label), dtype=bool)
-    for value in (OUT_OF_TARGET, IN_TARGET):
+    for value in np.unique(label):
         index = rng.permutation(np.flatnonzero(label == value))
         if len(index) >= MIN_POINTS:
             held[index[: max(1, round(fraction * len(index)))]] = True

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from wsipipe._version import __version__
-from wsipipe.annotations.classes import ClassMap
+from wsipipe.annotations.classes import ClassList, ClassMap
 from wsipipe.config import Recipe, TrainingSettings
 from wsipipe.errors import NumericsError
 from wsipipe.models.devices import pick_device
@@ -72,7 +72,7 @@ def train(
     *,
     out: Path,
     slide_mpp: float | None = None,
-    classes: ClassMap | None = None,
+    classes: ClassMap | ClassList | None = None,
     crop: bool = True,
     device: str = "auto",
     reader: str = "auto",
@@ -96,7 +96,7 @@ def train(
     slide_mpp : float, optional
         um per level-0 px of slides that do not say it themselves.
     classes : ClassMap, optional
-        Which classes are in-target and out-of-target.
+        Which classes are in-target and out-of-target; where the recipe lists several classes, these count instead.
     crop : bool
         GeoJSON points are relative to the slide's bounds, as QuPath writes them.
     device : str
@@ -129,11 +129,19 @@ def train(
     recipe = recipe_of_maps(rows, recipe)
     target = pick_device(device)
     # The device as it was asked for: workers that are free to choose each take one of their own.
-    reading = Reading(slide_mpp, classes, crop, reader, device, workers, scheduler)
+    reading = Reading(slide_mpp, _listed(recipe) or classes, crop, reader, device, workers, scheduler)
     data = prepare(rows, recipe, out=out, reading=reading, report=report)
     with _enough_memory(recipe.training):
         trainer = Trainer(data, recipe, device=target, item=run.name, report=report)
         return _result(trainer, run, _run(trainer, run, force=force))
+
+
+def _listed(recipe: Recipe) -> ClassList | None:
+    """Several classes that are to be told apart, None where it is target and rest."""
+    listed = recipe.training.classes
+    if not listed:
+        return None
+    return ClassList(tuple(of.name for of in listed), tuple(of.patterns or (of.name,) for of in listed))
 
 
 @contextmanager
@@ -199,6 +207,8 @@ def _checkpoint(trainer: Trainer) -> Checkpoint:
         "training_set": trainer.data.digest,
         "windows": len(trainer.data.train),
     }
+    if trainer.data.classes:
+        provenance["classes"] = [asdict(of) for of in trainer.data.classes]
     tensors = trainer.model.state_dict()
     if (tuner := trainer.tuner) is not None:
         provenance |= {"weights_digest": tuner.digest, "tuned_from": trainer.data.facts["weights_digest"]}

@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from wsipipe.config import Recipe, TrainingSettings
 from wsipipe.errors import NumericsError
 from wsipipe.models.methods.base import Batch, Method, Scene
 from wsipipe.models.methods.registry import build_method
 from wsipipe.models.segmentation import SegmentationModel, build_model
-from wsipipe.numerics.metrics import dice
 from wsipipe.pipeline.batches import Loader, truth_map
 from wsipipe.pipeline.preparation import TrainingSet
 from wsipipe.pipeline.samples import Sample, WindowCache, label_map
+from wsipipe.pipeline.scoring import decided, labelled_losses, mean_dice
 from wsipipe.pipeline.training_state import VERSION, Memory, trained_settings
 from wsipipe.pipeline.tuning import EncoderTuner
 from wsipipe.progress import Progress, Report
@@ -38,7 +37,7 @@ class Scores:
         Partial cross-entropy, mean over the labelled cells.
     dice : float or None
         Over all cells of windows with a reference mask together (many windows hold no target at all, so a mean over
-        windows would mislead); None where there are none.
+        windows would mislead), the mean over several classes; None where there are none.
     """
 
     pce: float
@@ -178,25 +177,23 @@ class Trainer:
     def validate(self) -> Scores:
         """Partial cross-entropy and Dice of the validation windows, in evaluation mode."""
         self.model.eval()
-        losses, masks, truths = [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0, bool)]
+        losses, masks, truths = [np.zeros(0)], [np.zeros(0, np.int8)], [np.zeros(0, np.int8)]
         for sample in self.data.validation:
             data = self.loader.cache.get(sample)
             logits, labels = self.logits(sample), torch.from_numpy(label_map(sample, data.valid))
-            known = labels >= 0
-            wanted = labels[known].to(logits.dtype)
-            losses.append(F.binary_cross_entropy_with_logits(logits[known], wanted, reduction="none").double().numpy())
+            losses.append(labelled_losses(logits, labels))
             truth = truth_map(data)
-            masks.append(logits.numpy()[truth >= 0] > 0)
-            truths.append(truth[truth >= 0] == 1)
-        mask, truth = np.concatenate(masks), np.concatenate(truths)
-        return Scores(float(np.concatenate(losses).mean()), dice(mask, truth) if truth.size else None)
+            masks.append(decided(logits)[truth >= 0])
+            truths.append(truth[truth >= 0])
+        mask, truth, classes = np.concatenate(masks), np.concatenate(truths), len(self.settings.classes or ())
+        return Scores(float(np.concatenate(losses).mean()), mean_dice(mask, truth, classes) if truth.size else None)
 
     @torch.no_grad()
     def logits(self, sample: Sample) -> Tensor:
-        """Logits (h, w) of a window, on the CPU."""
+        """Logits (h, w) of a window, (K, h, w) of several classes, on the CPU."""
         self.model.eval()
-        logits: Tensor = self.model(self.loader.scene(sample).inputs)[0]
-        return logits[0, 0].float().cpu()
+        logits: Tensor = self.model(self.loader.scene(sample).inputs)[0][0]
+        return (logits if sample.classes else logits[0]).float().cpu()
 
     def _ask_teacher(self, pce: float) -> bool:
         memory = self.memory

@@ -1,11 +1,9 @@
-"""Where training windows lie, so that every point is in one and most hold both classes."""
+"""Where training windows lie, so that every point is in one and most hold all classes."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-
-from wsipipe.annotations.points import IN_TARGET
 
 Window = tuple[slice, slice]
 
@@ -13,14 +11,14 @@ Window = tuple[slice, slice]
 def place_windows(
     cells: NDArray[np.int64], label: NDArray[np.int64], shape: tuple[int, int], *, window: int
 ) -> list[Window]:
-    """Cover points with few windows, each with both classes where that can be.
+    """Cover points with few windows, each with both classes (or as many of several) where that can be.
 
     Parameters
     ----------
     cells : (n, 2) int64 array
         Points as (row, col) cells of the map.
     label : (n,) int64 array
-        1 in-target, 0 out-of-target.
+        1 in-target, 0 out-of-target; or one of several classes.
     shape : (int, int)
         (rows, cols) of the map.
     window : int
@@ -34,7 +32,7 @@ def place_windows(
     Notes
     -----
     Greedy set cover: windows round each point left, and round the middle between it and the nearest point of the
-    other class, are tried; one with both classes comes before one without, then the one with most points left. The
+    other classes, are tried; one with more classes comes before one with fewer, then the one with most points left. The
     chosen window is moved to have its points in the middle.
     """
     size = np.minimum(window, shape)
@@ -59,16 +57,15 @@ def _best_corner(
     corners = np.clip(_centres(cells, label, left) - size // 2, 0, last)
     covered = _covered(corners, cells, size)
     new = (covered & left).sum(axis=1)
-    positive = label == IN_TARGET
-    both = covered[:, positive].any(axis=1) & covered[:, ~positive].any(axis=1)
-    best = int(np.lexsort((covered.sum(axis=1), new, both & (new > 0)))[-1])
+    classes = sum(covered[:, label == value].any(axis=1).astype(int) for value in np.unique(label))
+    best = int(np.lexsort((covered.sum(axis=1), new, np.where(new > 0, classes, 0)))[-1])
     return _centred(corners[best], cells[covered[best]], size=size, last=last)
 
 
 def _centres(cells: NDArray[np.int64], label: NDArray[np.int64], left: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Points that are left, and the middles between each and the nearest point of the other class."""
+    """Points that are left, and the middles between each and the nearest point of another class."""
     centres = [cells[left]]
-    for value in (0, 1):
+    for value in np.unique(label):
         here, others = cells[left & (label == value)], cells[label != value]
         if len(here) and len(others):
             distance = np.abs(here[:, None] - others[None]).max(axis=2)

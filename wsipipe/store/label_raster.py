@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsipipe.annotations.masks import read_mask
+from wsipipe.annotations.masks import read_labels
 from wsipipe.errors import StoreError
 
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
@@ -20,7 +20,7 @@ _BUFFER_BYTES = 1 << 24
 
 
 class LabelRaster:
-    """A picture of labels: not zero is in target.
+    """A picture of labels: not zero is in target, or each value is a class.
 
     TIFF is read tile by tile (or strip by strip), its first page alone, which is level 0 of a pyramid; other pictures
     are read whole, up to 200 million px.
@@ -38,17 +38,21 @@ class LabelRaster:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._whole: NDArray[np.bool_] | None = None
+        self._whole: NDArray[Any] | None = None
         if _is_tiff(path):
             with _page(path) as page:
                 _check_labels(page, path)
                 self.rows, self.cols = int(page.imagelength), int(page.imagewidth)
         else:
-            self._whole = read_mask(path)
+            self._whole = read_labels(path)
             self.rows, self.cols = self._whole.shape
 
     def bands(self) -> Iterator[NDArray[np.bool_]]:
         """All rows, top to bottom, in bands (n, cols) of whichever height the file suggests; errors as above."""
+        return (band != 0 for band in self.labels())
+
+    def labels(self) -> Iterator[NDArray[Any]]:
+        """Bands as `bands` gives them, with the values of the pixels."""
         if self._whole is not None:
             yield self._whole
             return
@@ -87,28 +91,28 @@ def _check_labels(page: Any, path: Path) -> None:  # noqa: ANN401 (tifffile is n
         raise StoreError("keeps its channels apart", path=path, remedy=remedy)
 
 
-def _bands(page: Any, path: Path) -> Iterator[NDArray[np.bool_]]:  # noqa: ANN401
+def _bands(page: Any, path: Path) -> Iterator[NDArray[Any]]:  # noqa: ANN401
     """Segments of a page come row by row; those of one row of tiles make a band."""
     height = int(page.tilelength if page.is_tiled else page.rowsperstrip)
     rows, cols, top = int(page.imagelength), int(page.imagewidth), 0
-    band = np.zeros((min(height, rows), cols), np.bool_)
+    band = np.zeros((min(height, rows), cols), page.dtype)
     # One worker and a small buffer: the point is little memory.
     for data, index, shape in page.segments(maxworkers=1, buffersize=_BUFFER_BYTES):
         row, col = index[-3], index[-2]
         if row >= top + height:
             yield band
             top += height
-            band = np.zeros((min(height, rows - top), cols), np.bool_)
+            band = np.zeros((min(height, rows - top), cols), page.dtype)
         if data is not None:
-            inside = _inside(np.asarray(data)[0][: shape[-3], : shape[-2]], path)
-            part = band[row - top :, col : col + inside.shape[1]]
-            part[: inside.shape[0]] = inside[: part.shape[0], : part.shape[1]]
+            values = _values(np.asarray(data)[0][: shape[-3], : shape[-2]], path)
+            part = band[row - top :, col : col + values.shape[1]]
+            part[: values.shape[0]] = values[: part.shape[0], : part.shape[1]]
     yield band
 
 
-def _inside(labels: NDArray[Any], path: Path) -> NDArray[np.bool_]:
+def _values(labels: NDArray[Any], path: Path) -> NDArray[Any]:
     """(h, w, samples) labels as (h, w): one channel of several that are equal; alpha does not count."""
     colours = labels[..., :1] if labels.shape[2] in (1, 2) else labels[..., :3]
     if (colours != colours[..., :1]).any():
         raise StoreError("holds colours, not labels", path=path, remedy="save one value per class, without RGB")
-    return np.asarray(colours[..., 0] != 0)
+    return np.asarray(colours[..., 0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -21,6 +21,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsipipe._version import __version__
+from wsipipe.annotations.classes import TissueClass
 from wsipipe.errors import GeometryError, NumericsError, StoreError
 from wsipipe.geometry import CellGrid
 from wsipipe.store.pyramid import Pixels, Reduce
@@ -49,12 +50,16 @@ class RasterInfo:
     mpp : float or None
         um per px of the raster.
     channels : int
-        1 or 3.
+        1 or 3, or one for each of several classes.
+    classes : tuple of TissueClass
+        Of one channel: what the values 1, 2, ... stand for, and 0 for none of them. Of several channels: what each is
+        the probability of.
     """
 
     grid: CellGrid
     mpp: float | None
     channels: int = 1
+    classes: tuple[TissueClass, ...] = ()
 
 
 def as_mask(inside: NDArray[Any]) -> Pixels:
@@ -71,6 +76,7 @@ def write_pyramid(
     flavour: Literal["plain", "ome"] = "plain",
     reduce: Reduce = "nearest",
     tile: int = 512,
+    classes: Sequence[TissueClass] = (),
 ) -> None:
     """Write a raster as a lossless pyramid, whole or not at all.
 
@@ -78,7 +84,7 @@ def write_pyramid(
     ----------
     path : Path
         File to write; its ending is free.
-    bands : iterable of (h, w) or (h, w, 3) uint8 arrays
+    bands : iterable of (h, w), (h, w, 3) or (h, w, K) uint8 arrays
         All rows of level 0, top to bottom, in bands of any height; taken one by one. `tile` rows at a time are best.
     grid : CellGrid
         Pixels of the raster over the slide; (rows, cols) is its size.
@@ -91,11 +97,14 @@ def write_pyramid(
         probabilities and pictures.
     tile : int
         Side of a tile, a multiple of 16.
+    classes : sequence of TissueClass
+        What the values 1 to K of a mask stand for, which gets a palette of their colours; or what each of K channels is
+        the probability of.
 
     Raises
     ------
     NumericsError
-        The bands do not add up to the grid, or are no uint8.
+        The bands do not add up to the grid, are no uint8, or have not as many channels as there are classes.
     StoreError
         The file cannot be written.
 
@@ -107,10 +116,13 @@ def write_pyramid(
     if tile < 16 or tile % 16:
         raise NumericsError(f"the side of a tile is a multiple of 16, got {tile}", path=path)
     first, bands = _peek(bands, path)
-    info = RasterInfo(grid, mpp, channels=1 if first.ndim == 2 else 3)
+    channels = first.shape[2:] if classes else (3,) * (first.ndim - 2)
+    if channels and classes and channels != (len(classes),):
+        raise NumericsError(f"probabilities of {len(classes)} classes have so many channels, got {channels}", path=path)
+    info = RasterInfo(grid, mpp, channels=channels[0] if channels else 1, classes=tuple(classes))
     describe = _plain_tags if flavour == "plain" else _ome_tags
-    layout = Layout(*grid.shape, () if info.channels == 1 else (3,), tile, reduce)
-    tags = [describe(info, level) for level in range(len(layout.shapes))]
+    layout = Layout(*grid.shape, channels, tile, reduce)
+    tags = [describe(info, level) | _class_tags(info) for level in range(len(layout.shapes))]
     write_levels(path, bands, layout, tags=tags, ome=flavour == "ome")
 
 
@@ -218,6 +230,18 @@ def _ome_tags(info: RasterInfo, level: int) -> dict[str, object]:
     return {**_DEFLATE, "metadata": metadata, **_resolution(info.mpp, level)}
 
 
+def _class_tags(info: RasterInfo) -> dict[str, object]:
+    """Tags that show a mask in the colours of its classes, and keep channels from being taken for RGB."""
+    if not info.classes:
+        return {}
+    if info.channels > 1:
+        return {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": (0,) * (info.channels - 1)}
+    palette = np.zeros((3, 256), np.uint16)
+    palette[:, 0] = 255
+    palette[:, 1 : len(info.classes) + 1] = np.transpose([of.color for of in info.classes])
+    return {"photometric": "palette", "colormap": palette * np.uint16(257)}
+
+
 def _resolution(mpp: float | None, level: int) -> dict[str, object]:
     if mpp is None:
         return {}
@@ -227,7 +251,8 @@ def _resolution(mpp: float | None, level: int) -> dict[str, object]:
 
 def _told(info: RasterInfo) -> dict[str, object]:
     told = {"type": FILE_TYPE, "version": FILE_VERSION, "mpp": info.mpp, "frame": "level-0 px of the slide"}
-    return told | {"grid": asdict(info.grid)}
+    classes = {"classes": [asdict(of) for of in info.classes]} if info.classes else {}
+    return told | {"grid": asdict(info.grid)} | classes
 
 
 @contextmanager
@@ -256,7 +281,8 @@ def _info_of(path: Path, file: Any, page: Any) -> RasterInfo:  # noqa: ANN401 (t
     if told.get("version") != FILE_VERSION:
         raise StoreError(f"has version {told.get('version')}, this program reads {FILE_VERSION}", path=path)
     grid = told["grid"] | {"origin": tuple(told["grid"]["origin"])}
-    return RasterInfo(CellGrid(**grid), told["mpp"], channels=page.samplesperpixel)
+    classes = tuple(TissueClass.of(item) for item in told.get("classes", ()))
+    return RasterInfo(CellGrid(**grid), told["mpp"], channels=page.samplesperpixel, classes=classes)
 
 
 def _description(file: Any, page: Any) -> dict[str, Any]:  # noqa: ANN401

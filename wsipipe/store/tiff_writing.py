@@ -30,7 +30,7 @@ class Layout:
     rows, cols : int
         Size of level 0 in px.
     channels : tuple of int
-        () for grey, (3,) for RGB.
+        () for grey, (3,) for RGB; others say in their tags what they are.
     tile : int
         Side of a tile in px.
     reduce : str
@@ -112,14 +112,14 @@ def _write_level(
     level: int,
     tags: Mapping[str, object],
 ) -> None:
+    told = {"photometric": "rgb" if layout.channels else "minisblack", **tags}
     writer.write(
         cut_tiles(bands, layout.tile),
         shape=(*layout.shapes[level], *layout.channels),
         dtype=np.uint8,
         tile=(layout.tile, layout.tile),
-        photometric="rgb" if layout.channels else "minisblack",
         maxworkers=1,  # more would compress a quarter of a gigabyte at a time
-        **tags,
+        **told,
     )
 
 

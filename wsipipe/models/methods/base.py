@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,15 @@ class Batch:
     inputs : (n, c, h, w) float tensor
         Features, or RGB in [0, 1].
     labels : (n, h, w) int8 tensor
-        1 in-target, 0 out-of-target, -1 unlabelled.
+        1 in-target, 0 out-of-target, -1 unlabelled; of K classes, 0 to K - 1 and -1.
     valid : (n, h, w) bool tensor
         Cells that hold something and belong to their window.
     target : (n, h, w) float32 tensor
-        What `Method.target` said; 0 where it said nothing.
+        What `Method.target` said; 0 where it said nothing. Of K classes, (n, K, h, w).
     target_valid : (n, h, w) bool tensor
         Where it said something, on valid cells.
     truth : (n, h, w) int8 tensor
-        Reference mask, -1 where there is none.
+        Reference mask in the same labels, -1 where there is none.
     progress : float
         Share of the steps after the warm-up that are done, in [0, 1); for what rises or falls during the training.
     """
@@ -66,6 +66,8 @@ class Scene:
         Cells that hold something.
     in_target, out_of_target : (p, 2), (q, 2) int64 arrays
         Points as (row, col) cells of the window.
+    classes : tuple of (p, 2) int64 arrays
+        Points of each of several classes, where these are told apart; `in_target` and `out_of_target` are empty then.
     """
 
     name: str
@@ -73,6 +75,13 @@ class Scene:
     valid: NDArray[np.bool_]
     in_target: NDArray[np.int64]
     out_of_target: NDArray[np.int64]
+    classes: tuple[NDArray[np.int64], ...] = ()
+
+    def against_rest(self) -> Iterator[Scene]:
+        """Show the window to each class in turn: its own points in target, those of all others out of target."""
+        for own, points in enumerate(self.classes):
+            others = [other for label, other in enumerate(self.classes) if label != own]
+            yield replace(self, in_target=points, out_of_target=np.concatenate(others), classes=())
 
 
 class Method:
@@ -134,7 +143,10 @@ class Method:
         """Ask the teacher again for every training window; the model is in evaluation mode."""
 
     def target(self, name: str) -> NDArray[np.float32] | None:
-        """Tell what the teacher last said of a window, (h, w) in [0, 1]; None where it has said nothing."""
+        """Tell what the teacher last said of a window, (h, w) in [0, 1]; None where it has said nothing.
+
+        Of K classes, (K, h, w), of sum 1 on valid cells.
+        """
         return None
 
     def state(self) -> Mapping[str, Tensor]:

@@ -11,8 +11,8 @@ from wsipipe.models.losses import partial_cross_entropy
 from wsipipe.models.losses_variational import variational_energy
 from wsipipe.models.methods.base import Batch, Losses, Method, Scene
 from wsipipe.models.methods.guide import guide_image
-from wsipipe.models.methods.teacher import Teacher
-from wsipipe.models.segmentation import SegmentationModel
+from wsipipe.models.methods.teacher import Teacher, shared_out
+from wsipipe.models.segmentation import SegmentationModel, probabilities
 from wsipipe.numerics.variational import solve_cvm
 
 
@@ -24,7 +24,7 @@ class DirectVariationalTeacher(Teacher):
     map of a window, u its minimiser (with the (1 - u) form, lambda and g as in the contrast-based model, so that the
     two differ in what is segmented), and u is learnt from like that of the contrast-based model: weighted divergence,
     asked again at a new lowest validation loss. The paper says neither of the last two of this method. Points are not
-    needed; a u that is constant says nothing.
+    needed; a u that is constant says nothing. Of several classes, f is the probability of each in turn.
     """
 
     def __init__(self, settings: DirectVariationalSettings) -> None:
@@ -35,14 +35,16 @@ class DirectVariationalTeacher(Teacher):
         """See `Teacher.opinion`; eq. 1."""
         settings = self.settings
         u = solve_cvm(
-            probability(model, scene)[None],
+            probability(model, scene),
             lam=settings.lam,
             lam_rel=settings.lam_rel,
             beta=settings.beta,
             tol=settings.tol,
             valid=scene.valid,
-        ).u[0]
-        return None if np.ptp(u[scene.valid]) == 0 else u
+        ).u
+        if scene.classes:
+            return shared_out([*u], scene.valid)
+        return None if np.ptp(u[0][scene.valid]) == 0 else u[0]
 
 
 class DirectVariationalEnergy(Method):
@@ -72,6 +74,6 @@ class DirectVariationalEnergy(Method):
 
 @torch.no_grad()
 def probability(model: SegmentationModel, scene: Scene) -> NDArray[np.float32]:
-    """Probability (h, w) of being in target, the model in evaluation mode."""
+    """Probability (1, h, w) of being in target, or (K, h, w) of each class, the model in evaluation mode."""
     logits, _ = model(scene.inputs)
-    return torch.sigmoid(logits[0, 0].float()).cpu().numpy()
+    return probabilities(logits.float())[0].cpu().numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from wsipipe.models.losses import partial_cross_entropy, weighted_kl
 from wsipipe.models.methods.base import Batch, Losses, Method, Scene
 from wsipipe.models.segmentation import SegmentationModel
+from wsipipe.numerics.class_shares import class_shares
 
 
 class Teacher(Method):
@@ -26,7 +27,10 @@ class Teacher(Method):
         self._targets: dict[str, NDArray[np.float32]] = {}
 
     def opinion(self, model: SegmentationModel, scene: Scene) -> NDArray[np.float32] | None:
-        """Target u (h, w) in [0, 1] of a window, the model in evaluation mode; None where there is none."""
+        """Target u (h, w) in [0, 1] of a window, the model in evaluation mode; None where there is none.
+
+        Of K classes, (K, h, w), see `shared_out`.
+        """
         raise TypeError(f"{type(self).__name__} says how u is made")
 
     def loss(self, model: SegmentationModel, batch: Batch) -> Losses:
@@ -52,3 +56,27 @@ class Teacher(Method):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See `Method.load_state`."""
         self._targets = {name: u.numpy() for name, u in state.items()}
+
+
+def shared_out(u: Sequence[NDArray[np.float32] | None], valid: NDArray[np.bool_]) -> NDArray[np.float32] | None:
+    """Target over several classes from what is said of each against the rest, see `class_shares`.
+
+    Parameters
+    ----------
+    u : sequence of (h, w) float32 arrays or None
+        One for each class; None, and an array that is constant on the valid cells, says nothing.
+    valid : (h, w) bool array
+        Cells that count.
+
+    Returns
+    -------
+    (K, h, w) float32 array or None
+        None where nothing is said of any class.
+    """
+    telling = [of is not None and np.ptp(of[valid]) > 0 for of in u]
+    if not any(telling):
+        return None
+    nothing = np.zeros(valid.shape, np.float32)
+    return class_shares(
+        np.stack([of if of is not None and tells else nothing for of, tells in zip(u, telling, strict=True)]), valid
+    )

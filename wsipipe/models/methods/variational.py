@@ -14,14 +14,14 @@ from torch import Tensor
 from wsipipe.config import CvmSettings
 from wsipipe.models.losses import partial_cross_entropy, soft_cross_entropy
 from wsipipe.models.methods.base import Batch, Losses, Scene
-from wsipipe.models.methods.teacher import Teacher
+from wsipipe.models.methods.teacher import Teacher, shared_out
 from wsipipe.models.segmentation import SegmentationModel
 from wsipipe.numerics.contrast import contrast_map, stretched
 from wsipipe.numerics.variational import variational_segmentation
 
 
 class FeatureTeacher(Teacher):
-    """A teacher that reads decoder features and points.
+    """A teacher that reads decoder features and points; of several classes, each against the rest.
 
     With `CvmSettings.hard_labels`, u is cut at 0.5 and learnt from by plain cross-entropy: section 5.4's ablation.
 
@@ -49,11 +49,20 @@ class FeatureTeacher(Teacher):
 
     def opinion(self, model: SegmentationModel, scene: Scene) -> NDArray[np.float32] | None:
         """See `Teacher.opinion`."""
-        if not (len(scene.in_target) and len(scene.out_of_target)):
+        scenes = [*scene.against_rest()] or [scene]
+        if not any(_marked(one) for one in scenes):
             return None
+        features = decoder_features(model, scene.inputs)
         with featureless_points_allowed():
-            u = self.segment(decoder_features(model, scene.inputs), scene)
-        return None if np.ptp(u[scene.valid]) == 0 else u
+            u = [self.segment(features, one) if _marked(one) else None for one in scenes]
+        if scene.classes:
+            return shared_out(u, scene.valid)
+        return None if u[0] is None or np.ptp(u[0][scene.valid]) == 0 else u[0]
+
+
+def _marked(scene: Scene) -> bool:
+    """Whether there are points on both sides."""
+    return bool(len(scene.in_target) and len(scene.out_of_target))
 
 
 class CvmTeacher(FeatureTeacher):
