@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from wsipipe._version import __version__
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.regrid import Band, raster_grid, regrid_bands, sample_nearest
 from wsipipe.numerics.tissue import Tissue
+from wsipipe.pipeline.calibration import Calibrated, interval_told
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.overlay import draw_overlay
 from wsipipe.pipeline.regions import regions_of
@@ -60,6 +61,8 @@ class Segmentation:
         Of the target.
     offset : (float, float)
         Subtracted from the coordinates of the GeoJSON (the slide's bounds, unless `--no-crop`).
+    calibrated : Calibrated or None
+        What a trained model knows of its probabilities; the report then gives an interval of the area.
     """
 
     grid: CellGrid
@@ -68,6 +71,7 @@ class Segmentation:
     threshold: float = 0.5
     class_name: str = "Tumor"
     offset: tuple[float, float] = (0.0, 0.0)
+    calibrated: Calibrated | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,8 @@ def area_line(report: Mapping[str, Any]) -> str:
     if told["area_mm2"] is None:
         return f"{regions}, {told['pixels']} px"
     share = f", {told['area_mm2'] / report['tissue_mm2']:.0%} of the tissue" if report["tissue_mm2"] else ""
-    return f"{regions}, {told['area_mm2']:.3f} mm2{share}"
+    interval = f" (95%: {told['area_low_mm2']:.3f} to {told['area_high_mm2']:.3f})" if "area_low_mm2" in told else ""
+    return f"{regions}, {told['area_mm2']:.3f} mm2{interval}{share}"
 
 
 def write_results(
@@ -190,9 +195,10 @@ def write_results(
     mpp = None if reader.mpp is None else reader.mpp * raster.cell_px
     with staged(folder, key=key, mark=SUFFIXES[-1]) as stage:
         mask, mask_ome, probability, geojson, overlay, report = result_paths(stage, key)
-        write_pyramid(
-            probability, _probability_bands(segmentation, raster), grid=raster, mpp=mpp, flavour="plain", reduce="mean"
-        )
+        calibrated = segmentation.calibrated
+        about = "" if calibrated is None else calibrated.about
+        drawn = _probability_bands(segmentation, raster)
+        write_pyramid(probability, drawn, grid=raster, mpp=mpp, flavour="plain", reduce="mean", about=about)
         masks = _MaskBands(probability, segmentation.threshold)
         write_pyramid(mask, iter(masks), grid=raster, mpp=mpp, flavour="plain", reduce="nearest")
         write_pyramid(mask_ome, iter(masks), grid=raster, mpp=mpp, flavour="ome", reduce="nearest")
@@ -207,6 +213,8 @@ def write_results(
         if not isinstance(reader, UnseenSlide):
             write_png(overlay, draw_overlay(reader, regions))
         told = _report(key, reader, segmentation, raster, masks.count(), len(regions))
+        if calibrated is not None:
+            _add_interval(told, calibrated, segmentation, raster, mpp, probability)
         told |= {**(details or {}), "provenance": dict(provenance)}
         write_json(report, told)
         if isinstance(reader, UnseenSlide):
@@ -239,6 +247,22 @@ def _probability_bands(segmentation: Segmentation, raster: CellGrid) -> Iterator
         start = rows.stop
 
 
+def _add_interval(
+    report: dict[str, Any],
+    calibrated: Calibrated,
+    segmentation: Segmentation,
+    raster: CellGrid,
+    mpp: float | None,
+    probability: Path,
+) -> None:
+    """Add the interval of the area, and what is known of the calibration, to a report."""
+    bands = iter_bands(probability, _BAND_ROWS)
+    if calibrated.before is not None:
+        bands = _probability_bands(replace(segmentation, bands=iter(calibrated.before)), raster)
+    area, report["calibration"] = interval_told(calibrated, raster, mpp, bands)
+    report["classes"][segmentation.class_name] |= area
+
+
 def _report(
     key: str,
     reader: SlideReader | UnseenSlide,
@@ -246,7 +270,7 @@ def _report(
     raster: CellGrid,
     pixels: int,
     regions: int,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     pixel_mm2 = None if reader.mpp is None else (raster.cell_px * reader.mpp / 1000) ** 2
     tissue = segmentation.tissue
     tissue_mm2 = None if reader.mpp is None else tissue.mask.sum() * (tissue.grid.cell_px * reader.mpp / 1000) ** 2

@@ -50,11 +50,14 @@ class RasterInfo:
         um per px of the raster.
     channels : int
         1 or 3.
+    about : str
+        What the values mean, where somebody said so.
     """
 
     grid: CellGrid
     mpp: float | None
     channels: int = 1
+    about: str = ""
 
 
 def as_mask(inside: NDArray[Any]) -> Pixels:
@@ -71,6 +74,7 @@ def write_pyramid(
     flavour: Literal["plain", "ome"] = "plain",
     reduce: Reduce = "nearest",
     tile: int = 512,
+    about: str = "",
 ) -> None:
     """Write a raster as a lossless pyramid, whole or not at all.
 
@@ -91,6 +95,8 @@ def write_pyramid(
         probabilities and pictures.
     tile : int
         Side of a tile, a multiple of 16.
+    about : str
+        What the values mean, for whoever reads the file.
 
     Raises
     ------
@@ -107,7 +113,7 @@ def write_pyramid(
     if tile < 16 or tile % 16:
         raise NumericsError(f"the side of a tile is a multiple of 16, got {tile}", path=path)
     first, bands = _peek(bands, path)
-    info = RasterInfo(grid, mpp, channels=1 if first.ndim == 2 else 3)
+    info = RasterInfo(grid, mpp, channels=1 if first.ndim == 2 else 3, about=about)
     describe = _plain_tags if flavour == "plain" else _ome_tags
     layout = Layout(*grid.shape, () if info.channels == 1 else (3,), tile, reduce)
     tags = [describe(info, level) for level in range(len(layout.shapes))]
@@ -227,7 +233,7 @@ def _resolution(mpp: float | None, level: int) -> dict[str, object]:
 
 def _told(info: RasterInfo) -> dict[str, object]:
     told = {"type": FILE_TYPE, "version": FILE_VERSION, "mpp": info.mpp, "frame": "level-0 px of the slide"}
-    return told | {"grid": asdict(info.grid)}
+    return told | {"grid": asdict(info.grid)} | ({"about": info.about} if info.about else {})
 
 
 @contextmanager
@@ -256,7 +262,7 @@ def _info_of(path: Path, file: Any, page: Any) -> RasterInfo:  # noqa: ANN401 (t
     if told.get("version") != FILE_VERSION:
         raise StoreError(f"has version {told.get('version')}, this program reads {FILE_VERSION}", path=path)
     grid = told["grid"] | {"origin": tuple(told["grid"]["origin"])}
-    return RasterInfo(CellGrid(**grid), told["mpp"], channels=page.samplesperpixel)
+    return RasterInfo(CellGrid(**grid), told["mpp"], channels=page.samplesperpixel, about=told.get("about", ""))
 
 
 def _description(file: Any, page: Any) -> dict[str, Any]:  # noqa: ANN401
