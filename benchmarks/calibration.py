@@ -1,10 +1,10 @@
 """Do probabilities mean what they say? `python benchmarks/calibration.py RUN --manifest M.csv --out PROJECT [--json]`.
 
 RUN is the folder of a finished `wsipipe crossval`, M.csv its manifest (masks, patients), PROJECT the folder that holds
-its feature maps. For every method and fold, the temperature of its validation points; on the fold's held-out images, cell
-by cell: expected calibration error and cross-entropy of the network's probability and of the calibrated one, and of one
-with a shift too (Platt); how often the 95% interval of the area holds the mask's, and its mean width as a share of the
-area looked at: for single images, and for all held-out images of a patient taken as one slide. `oracle` is the
+its feature maps. For every method and fold, the temperature of its validation points; on the fold's held-out images,
+cell by cell: expected calibration error and cross-entropy of the network's probability and of the calibrated one, and
+of one with a shift too (Platt); how often the 95% interval of the area holds the mask's, and its mean width as a share
+of the area looked at: for single images, and for all held-out images of a patient taken as one slide. `oracle` is the
 temperature that the held-out masks themselves ask for. `--windows` tells of windows of the images by how much target
 they hold (mean area by mask, sum of probabilities, and sum after the prior was put right by EM, Saerens et al. 2002).
 """
@@ -18,6 +18,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def cross_entropy(z: NDArray[np.float64], y: NDArray[Any]) -> float:
 def by_share(method: str, models: Sequence[Model]) -> Iterator[dict[str, Any]]:
     """Windows of all held-out images by their share of target."""
     found = np.array([told for model in models if model.method == method for told in windows_of(model)])
-    for low, high in zip(SHARES[:-1], SHARES[1:], strict=True):
+    for low, high in pairwise(SHARES):
         part = found[(found[:, 0] >= low) & (found[:, 0] < high)]
         true, mask, said, prior = part.mean(axis=0)
         error = np.sqrt(((part[:, 1:] - part[:, :1]) ** 2).mean(axis=0))
