@@ -140,6 +140,28 @@ def test_checkpoint_is_the_best_epoch_and_says_what_it_fits(finished):
     assert overlap == pytest.approx(finished.best_dice, abs=1e-9)
 
 
+def test_checkpoint_is_calibrated_on_the_validation_points(images, finished, tmp_path):
+    assert "only 2 in-target and 2 out-of-target points were held out" in finished.notes[-1]
+    for line in (images.parent / "manifest.csv").read_text().splitlines()[1:]:
+        name = line.split(".")[0]
+        shutil.copy(images.parent / f"{name}.png", tmp_path)
+        points = [
+            f"{x},{y},{label}"
+            for label, left in (("Tumor", 1), ("Stroma", 38))
+            for x in (left, left + 6)
+            for y in range(1, 36, 5)
+        ]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["x,y,label", *points]))
+    rows = [f"{name}.png,{name}.csv,{split}" for name, split in (("a", "train"), ("b", "train"), ("c", "val"))]
+    (tmp_path / "many.csv").write_text("\n".join(["slide,points,split", *rows]))
+    result = go(tmp_path / "many.csv", recipe(epochs=2), tmp_path / "run")
+    told = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors").provenance["calibration"]
+    assert (told["in_target"], told["out_of_target"]) == (14, 14)
+    assert told["temperature"] >= 1
+    assert told["shift"] > 0
+    assert not any("calibrated" in note for note in result.notes)
+
+
 def test_input_statistics_are_those_of_the_training_images(finished):
     stack = np.concatenate([picture(0)[0].reshape(-1, 3), picture(1, 36, 52)[0].reshape(-1, 3)]) / 255
     tensors = load_checkpoint(finished.run / "checkpoint.safetensors").tensors
@@ -354,12 +376,13 @@ def test_weight_of_the_second_term_counts_for_every_method(images, tmp_path):
 def test_one_image_validates_on_points_held_out_or_on_all(images, tmp_path):
     (tmp_path / "one.csv").write_text(f"slide,points\n{images.parent}/a.png,{images.parent}/a.csv")
     result = go(tmp_path / "one.csv", recipe(epochs=1), tmp_path / "few")
-    assert "same points train and validate" in result.notes[-1]
+    assert "same points train and validate" in result.notes[-2]
+    assert "only 0 in-target and 0 out-of-target points were held out" in result.notes[-1]
     assert result.best_dice is None
     more = [f"{3 * i + 2},{5 + i},Tumor\n{45 - i},{5 * i},Stroma" for i in range(1, 4)]
     (tmp_path / "more.points.csv").write_text((images.parent / "a.csv").read_text() + "\n" + "\n".join(more))
     (tmp_path / "one.csv").write_text(f"slide,points\n{images.parent}/a.png,more.points.csv")
-    assert "2 of 10 points validate" in go(tmp_path / "one.csv", recipe(epochs=1), tmp_path / "held").notes[-1]
+    assert "2 of 10 points validate" in go(tmp_path / "one.csv", recipe(epochs=1), tmp_path / "held").notes[-2]
 
 
 def test_small_windows_cover_large_images(images, tmp_path):

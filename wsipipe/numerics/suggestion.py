@@ -1,13 +1,20 @@
-"""Where another point would say most: uncertain surroundings, away from each other and from the points there are."""
+"""Where another point would say most: in doubt, unlike what is marked, and apart."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float32]
+
 
 def suggest_cells(
-    uncertainty: NDArray[np.float32], taken: NDArray[np.float64], *, count: int, spacing: float
+    uncertainty: Floats,
+    taken: NDArray[np.float64],
+    *,
+    count: int,
+    spacing: float,
+    looks: Floats | None = None,
 ) -> NDArray[np.int64]:
     """Choose the most uncertain cells that keep their distance.
 
@@ -22,20 +29,45 @@ def suggest_cells(
         Cells wanted.
     spacing : float
         Smallest distance in cells between two chosen ones, and between a chosen one and a point there is.
+    looks : (rows, cols, k) float32 array, optional
+        Features of each cell. The uncertainty then counts times the squared distance, in features, to the nearest point
+        there is or chosen cell: doubt that is nothing but a border looks like points on both of its sides, a kind of
+        tissue without a point looks like none.
 
     Returns
     -------
     (k, 2) int64 array
-        (row, col), the most uncertain first; fewer than `count` where no place is left.
+        (row, col), the best first; fewer than `count` where no place is left.
     """
     left = np.array(uncertainty, np.float32)
     rows, cols = np.ogrid[: left.shape[0], : left.shape[1]]
     for row, col in taken:
         left[(rows + 0.5 - row) ** 2 + (cols + 0.5 - col) ** 2 < spacing**2] = 0
+    unlike = _unlike_taken(left.shape, taken, looks)
     chosen: list[tuple[int, int]] = []
-    while len(chosen) < count and left.size and left.max() > 0:
-        row, col = np.unravel_index(int(left.argmax()), left.shape)
-        chosen.append((int(row), int(col)))
+    while len(chosen) < count and left.size:
+        score = left * unlike
+        row, col = (int(index) for index in np.unravel_index(int(score.argmax()), left.shape))
+        if not score[row, col] > 0:
+            break
+        chosen.append((row, col))
         left[(rows - row) ** 2 + (cols - col) ** 2 < spacing**2] = 0
         left[row, col] = 0
+        if looks is not None:
+            apart = _apart(looks, row, col)
+            unlike = np.minimum(unlike, apart) if len(taken) + len(chosen) > 1 else apart
     return np.array(chosen, dtype=np.int64).reshape(-1, 2)
+
+
+def _unlike_taken(shape: tuple[int, ...], taken: NDArray[np.float64], looks: Floats | None) -> Floats:
+    """Squared distance in features to the nearest point; 1 where there is none, or no features."""
+    places = np.floor(taken).astype(np.int64).reshape(-1, 2)
+    places = places[((places >= 0) & (places < shape)).all(axis=1)]
+    if looks is None or not len(places):
+        return np.ones(shape, np.float32)
+    return np.asarray(np.min([_apart(looks, row, col) for row, col in places], axis=0))
+
+
+def _apart(looks: Floats, row: int, col: int) -> Floats:
+    """Squared distance in features of every cell to one."""
+    return np.asarray(((looks - looks[row, col]) ** 2).sum(axis=2))

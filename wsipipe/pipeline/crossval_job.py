@@ -18,6 +18,7 @@ from wsipipe.geometry import CellGrid
 from wsipipe.models.devices import pick_device
 from wsipipe.models.segmentation import SegmentationModel, restore_model
 from wsipipe.numerics.metrics import METRICS, Counts, auc
+from wsipipe.pipeline.calibration import calibration_of
 from wsipipe.pipeline.crossval_plan import HeldOut, Job
 from wsipipe.pipeline.large_maps import Room
 from wsipipe.pipeline.predict import checkpoint_path, predict_map
@@ -122,8 +123,10 @@ def _mark(job: Job) -> Path:
 def _scores(job: Job, report: Report) -> Iterator[dict[str, Any]]:
     checkpoint = load_checkpoint(checkpoint_path(job.folder))
     network = restore_model(checkpoint, device=str(pick_device(job.reading.device)))
+    heat = calibration_of(checkpoint, path=job.folder).temperature
     for done, image in enumerate(job.held_out, start=1):
-        values, valid = predicted(network, image.source, job.recipe, Room(job.folder, image.case.key, threads=1))
+        room = Room(job.folder, image.case.key, threads=1)
+        values, valid = predicted(network, image.source, job.recipe, room, temperature=heat)
         _write_picture(probability_picture(job, image.case.key), values)
         yield {"fold": job.fold, "variant": job.variant} | score_image(
             image, values, valid, threshold=job.recipe.predict.threshold
@@ -154,10 +157,10 @@ class _SourceMap:
 
 
 def predicted(
-    network: SegmentationModel, source: Source, recipe: Recipe, room: Room
+    network: SegmentationModel, source: Source, recipe: Recipe, room: Room, *, temperature: float = 1.0
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Probability of every cell of an image, and which cells hold something, both (rows, cols)."""
-    bands = predict_map(network, _SourceMap(source), recipe, room=room)
+    bands = predict_map(network, _SourceMap(source), recipe, room=room, temperature=temperature)
     values, valid = (np.concatenate(parts) for parts in zip(*bands, strict=True))
     return np.where(valid, values, np.float32(0)), valid
 

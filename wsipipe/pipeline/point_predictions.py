@@ -12,6 +12,7 @@ from wsipipe.errors import ConfigError
 from wsipipe.models.devices import pick_device
 from wsipipe.models.segmentation import check_fits, restore_model
 from wsipipe.models.tuned_encoder import restore_encoder
+from wsipipe.pipeline.calibration import calibration_of
 from wsipipe.pipeline.large_maps import Room
 from wsipipe.pipeline.predict import check_agreed, checkpoint_path, open_map, predict_map
 from wsipipe.progress import Report, silent
@@ -70,7 +71,9 @@ def predict_points(
         cells[~source.grid.contains(cells)] = -1
         found, start = np.full(len(xy), np.nan), 0
         room = Room(out / "audit", entry.key)
-        for values, valid in predict_map(network, source, recipe, room=room, item=entry.key, report=report):
+        heat = calibration_of(checkpoint, path=model).temperature
+        bands = predict_map(network, source, recipe, room=room, temperature=heat, item=entry.key, report=report)
+        for values, valid in bands:
             here = np.flatnonzero((cells[:, 0] >= start) & (cells[:, 0] < start + len(values)))
             rows, cols = cells[here, 0] - start, cells[here, 1]
             found[here] = np.where(valid[rows, cols], values[rows, cols], np.nan)

@@ -18,6 +18,8 @@ from wsipipe.numerics.suggestion import suggest_cells
 from wsipipe.pipeline.marked_points import points_file
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.point_files import write_points
+from wsipipe.pipeline.suggestion_looks import map_beside, pooled_looks
+from wsipipe.store.feature_map import FeatureMap
 from wsipipe.store.raster import iter_bands, raster_info
 from wsipipe.store.tables import read_json
 
@@ -78,7 +80,10 @@ def _guarded(path: Path, folder: Path, how: Suggesting) -> SlideOutcome:
 
 
 def suggest_slide(path: Path, folder: Path, how: Suggesting) -> SlideOutcome:
-    """Write the places where the probability is least sure as QuPath points of the class "Suggested".
+    """Write the places where another point would say most as QuPath points of the class "Suggested".
+
+    Those are places where the probability is not sure and, with the feature map at hand, whose tissue looks unlike that
+    of the points there are.
 
     Parameters
     ----------
@@ -103,18 +108,27 @@ def suggest_slide(path: Path, folder: Path, how: Suggesting) -> SlideOutcome:
     spacing = how.spacing_um / (info.mpp or 1.0)  # px of the raster
     # Places are looked for on cells of a quarter of the distance, which are fields rather than lines.
     step = max(1, math.floor(spacing / 4))
-    uncertainty = _uncertainty(iter_bands(path, step * max(1, 512 // step)), info.grid, step)
-    rows, cols = uncertainty.shape
-    cells = CellGrid(rows, cols, info.grid.cell_px * step)
+    source = map_beside(path, key, told)
+    if source is not None:
+        with FeatureMap.open(source) as features:
+            step = max(step, math.ceil(features.grid.cell_px / info.grid.cell_px))
+    uncertainty = pooled_doubt(iter_bands(path, step * max(1, 512 // step)), info.grid, step)
+    cells = CellGrid(*uncertainty.shape, cell_px=info.grid.cell_px * step)
+    looks = None
+    if source is not None:
+        with FeatureMap.open(source) as features:
+            looks, known = pooled_looks(features, cells)
+        uncertainty[~known] = 0
     taken = _taken(how, key, told, (float(x), float(y))) / cells.cell_px
-    chosen = suggest_cells(uncertainty, taken[:, ::-1], count=how.count, spacing=spacing / step)
+    chosen = suggest_cells(uncertainty, taken[:, ::-1], count=how.count, spacing=spacing / step, looks=looks)
     labels, names = np.full(len(chosen), OUT_OF_TARGET, np.int64), (CLASS_NAME,) * len(chosen)
     output = folder / f"{key}.suggested.geojson"
     write_points(output, PointSet(cells.centres(chosen), labels, names), slide=key, offset=(float(x), float(y)))
-    return SlideOutcome(key, "done", f"{len(chosen)} places", (output,))
+    basis = "doubt alone: no feature map beside the raster" if source is None else "doubt and features"
+    return SlideOutcome(key, "done", f"{len(chosen)} places by {basis}", (output,))
 
 
-def _uncertainty(bands: Iterator[NDArray[np.uint8]], grid: CellGrid, step: int) -> NDArray[np.float32]:
+def pooled_doubt(bands: Iterator[NDArray[np.uint8]], grid: CellGrid, step: int) -> NDArray[np.float32]:
     """Mean of 1 - |2 p - 1| over cells of `step` px squared; what lies past the raster counts as sure."""
     rows = []
     for band in bands:

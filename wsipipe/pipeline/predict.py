@@ -22,6 +22,7 @@ from wsipipe.models.weights import weights_digest
 from wsipipe.numerics.blending import blend_windows
 from wsipipe.numerics.regrid import Band
 from wsipipe.numerics.tissue import Tissue
+from wsipipe.pipeline.calibration import Calibrated, calibrated_bands, calibration_of, keep_calibrated
 from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.feature_plan import relevant_settings
 from wsipipe.pipeline.large_maps import Room
@@ -94,12 +95,15 @@ def predict_slide(
         raise ConfigError(problem, path=model, remedy="leave it out")
     if not is_stored_map(entry.path):
         check_agreed(recipe.encoder.name, encoder, model)
+    calibration = calibration_of(checkpoint, path=model)
     folder = out / "masks"
     with opened(entry, reader=reader) as slide:
         offset = bounds_offset(slide) if crop else (0.0, 0.0)
         provenance = {
             "command": "predict",
             "checkpoint": weights_digest(checkpoint.tensors),
+            "temperature": calibration.temperature,
+            "shift": calibration.shift,
             "settings": recipe.digest(),
             "features": relevant_settings(recipe),
             "slide": slide_identity(entry.path),
@@ -115,9 +119,26 @@ def predict_slide(
                 check_fits(checkpoint, source.info)
             network = restore_model(checkpoint, device=str(pick_device(device)))
             room = Room(folder, entry.key, report=report)
-            bands = predict_map(network, source, recipe, room=room, item=entry.key, report=report)
-            threshold = recipe.predict.threshold
-            segmentation = Segmentation(source.grid, bands, tissue, threshold=threshold, offset=offset, classes=classes)
+            kept: list[Band] = []
+            bands = predict_map(
+                network,
+                source,
+                recipe,
+                room=room,
+                temperature=calibration.temperature,
+                before=kept,
+                item=entry.key,
+                report=report,
+            )
+            segmentation = Segmentation(
+                source.grid,
+                bands,
+                tissue,
+                threshold=recipe.predict.threshold,
+                offset=offset,
+                classes=classes,
+                calibrated=None if classes else Calibrated(calibration, kept if recipe.refines else None),
+            )
             return settle(folder, entry.key, slide, segmentation, provenance=provenance)
 
 
@@ -197,10 +218,12 @@ def predict_map(
     recipe: Recipe,
     *,
     room: Room,
+    temperature: float = 1.0,
+    before: list[Band] | None = None,
     item: str = "",
     report: Report = silent,
 ) -> Iterator[Band]:
-    """Probability of a whole map as the recipe has it: of `predict_bands`, refined where it says so.
+    """Probability of a whole map as the recipe has it: that of `predict_bands`, calibrated; or refined instead.
 
     Parameters
     ----------
@@ -208,6 +231,10 @@ def predict_map(
         See `predict_bands`.
     room : Room
         Where it is refined; then the whole map is held.
+    temperature : float
+        Of the model's calibration. What is refined is the network's own probability, so that masks do not depend on it.
+    before : list of Band, optional
+        Where it is refined, gets the calibrated probability that it was refined from.
 
     Yields
     ------
@@ -215,7 +242,11 @@ def predict_map(
         Of consecutive rows.
     """
     bands = predict_bands(network, source, recipe, item=item, report=report)
-    return refined_bands(bands, lam_rel=recipe.predict.lam_rel, room=room) if recipe.refines else bands
+    if not recipe.refines:
+        return calibrated_bands(bands, temperature)
+    if before is not None:
+        bands = keep_calibrated(bands, temperature, before)
+    return refined_bands(bands, lam_rel=recipe.predict.lam_rel, room=room)
 
 
 def predict_bands(

@@ -7,8 +7,9 @@ was written, so that they cannot disagree.
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from wsipipe.annotations.shapes import OutlinedRegion
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.regrid import Band, raster_grid, regrid_bands, sample_nearest
 from wsipipe.numerics.tissue import Tissue
+from wsipipe.pipeline.calibration import Calibrated, interval_told
 from wsipipe.pipeline.class_bands import ClassBands
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.overlay import draw_overlay
@@ -67,6 +69,8 @@ class Segmentation:
     classes : tuple of TissueClass
         Where several are told apart: in the order of their probabilities. The most probable one counts, whatever the
         threshold.
+    calibrated : Calibrated or None
+        What a trained model knows of its probabilities; the report then gives an interval of the area.
     """
 
     grid: CellGrid
@@ -76,6 +80,7 @@ class Segmentation:
     class_name: str = "Tumor"
     offset: tuple[float, float] = (0.0, 0.0)
     classes: tuple[TissueClass, ...] = ()
+    calibrated: Calibrated | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,8 @@ def _area_of(name: str, told: Mapping[str, Any], tissue_mm2: float | None) -> st
     if told["area_mm2"] is None:
         return f"{regions}, {told['pixels']} px"
     share = f", {told['area_mm2'] / tissue_mm2:.0%} of the tissue" if tissue_mm2 else ""
-    return f"{regions}, {told['area_mm2']:.3f} mm2{share}"
+    interval = f" (95%: {told['area_low_mm2']:.3f} to {told['area_high_mm2']:.3f})" if "area_low_mm2" in told else ""
+    return f"{regions}, {told['area_mm2']:.3f} mm2{interval}{share}"
 
 
 def write_results(
@@ -201,16 +207,21 @@ def write_results(
     mpp, classes = None if reader.mpp is None else reader.mpp * raster.cell_px, segmentation.classes
     with staged(folder, key=key, mark=SUFFIXES[-1]) as stage:
         mask, mask_ome, probability, geojson, overlay, report = result_paths(stage, key)
-        bands = _probability_bands(segmentation, raster)
-        write_pyramid(probability, bands, grid=raster, mpp=mpp, flavour="plain", reduce="mean", classes=classes)
+        calibrated = segmentation.calibrated
+        about = "" if calibrated is None else calibrated.about
+        drawn = _probability_bands(segmentation, raster)
+        write = functools.partial(write_pyramid, grid=raster, mpp=mpp, classes=classes)
+        write(probability, drawn, flavour="plain", reduce="mean", about=about)
         masks = ClassBands(probability, classes) if classes else _MaskBands(probability, segmentation)
-        write_pyramid(mask, iter(masks), grid=raster, mpp=mpp, flavour="plain", reduce="nearest", classes=classes)
-        write_pyramid(mask_ome, iter(masks), grid=raster, mpp=mpp, flavour="ome", reduce="nearest", classes=classes)
+        write(mask, iter(masks), flavour="plain", reduce="nearest")
+        write(mask_ome, iter(masks), flavour="ome", reduce="nearest")
         regions = masks.regions(raster, reader.mpp)
         write_geojson(geojson, regions, offset=segmentation.offset, slide=key)
         if not isinstance(reader, UnseenSlide):
             write_png(overlay, draw_overlay(reader, regions))
         told = _report(key, reader, segmentation, raster, masks.figures(regions))
+        if calibrated is not None:
+            _add_interval(told, calibrated, segmentation, raster, mpp, probability)
         told |= {**(details or {}), "provenance": dict(provenance)}
         write_json(report, told)
         if isinstance(reader, UnseenSlide):
@@ -250,13 +261,29 @@ def _probability_bands(segmentation: Segmentation, raster: CellGrid) -> Iterator
         start = rows.stop
 
 
+def _add_interval(
+    report: dict[str, Any],
+    calibrated: Calibrated,
+    segmentation: Segmentation,
+    raster: CellGrid,
+    mpp: float | None,
+    probability: Path,
+) -> None:
+    """Add the interval of the area, and what is known of the calibration, to a report."""
+    bands = iter_bands(probability, _BAND_ROWS)
+    if calibrated.before is not None:
+        bands = _probability_bands(replace(segmentation, bands=iter(calibrated.before)), raster)
+    area, report["calibration"] = interval_told(calibrated, raster, mpp, bands)
+    report["classes"][segmentation.class_name] |= area
+
+
 def _report(
     key: str,
     reader: SlideReader | UnseenSlide,
     segmentation: Segmentation,
     raster: CellGrid,
     classes: Mapping[str, Mapping[str, Any]],
-) -> dict[str, object]:
+) -> dict[str, Any]:
     pixel_mm2 = None if reader.mpp is None else (raster.cell_px * reader.mpp / 1000) ** 2
     tissue = segmentation.tissue
     tissue_mm2 = None if reader.mpp is None else tissue.mask.sum() * (tissue.grid.cell_px * reader.mpp / 1000) ** 2

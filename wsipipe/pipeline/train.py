@@ -14,6 +14,8 @@ from wsipipe.annotations.classes import ClassList, ClassMap
 from wsipipe.config import Recipe, TrainingSettings
 from wsipipe.errors import NumericsError
 from wsipipe.models.devices import pick_device
+from wsipipe.numerics.calibration import Calibration
+from wsipipe.pipeline.calibration import calibration_of, calibration_told, fit_to_held_out
 from wsipipe.pipeline.curves import draw_curves
 from wsipipe.pipeline.manifest import read_manifest
 from wsipipe.pipeline.preparation import Reading, prepare, recipe_of_maps
@@ -21,7 +23,7 @@ from wsipipe.pipeline.previews import draw_preview
 from wsipipe.pipeline.trainer import Trainer
 from wsipipe.pipeline.training_state import check_same_run
 from wsipipe.progress import Report, silent
-from wsipipe.store.checkpoint import Checkpoint
+from wsipipe.store.checkpoint import Checkpoint, load_checkpoint
 from wsipipe.store.run_folder import RunFolder
 
 
@@ -206,6 +208,7 @@ def _checkpoint(trainer: Trainer) -> Checkpoint:
         "val_dice": row["val_dice"],
         "training_set": trainer.data.digest,
         "windows": len(trainer.data.train),
+        **calibration_told(_calibration(trainer)),
     }
     if trainer.data.classes:
         provenance["classes"] = [asdict(of) for of in trainer.data.classes]
@@ -216,9 +219,17 @@ def _checkpoint(trainer: Trainer) -> Checkpoint:
     return Checkpoint(tensors, trainer.recipe, provenance)
 
 
+def _calibration(trainer: Trainer) -> Calibration:
+    if trainer.settings.classes:
+        return Calibration(note="not calibrated: a temperature is fitted to target and rest alone")
+    return fit_to_held_out(trainer.data.train, trainer.data.validation, trainer.logits)
+
+
 def _result(trainer: Trainer, run: Path, status: str) -> TrainResult:
     memory = trainer.memory
     best = memory.history[memory.best_epoch - 1]
+    saved = run / "checkpoint.safetensors"
+    note = calibration_of(load_checkpoint(saved), path=saved).note
     return TrainResult(
         run=run,
         status=status,
@@ -226,5 +237,5 @@ def _result(trainer: Trainer, run: Path, status: str) -> TrainResult:
         best_epoch=memory.best_epoch,
         best_pce=memory.best_pce,
         best_dice=best["val_dice"],
-        notes=trainer.data.notes,
+        notes=(*trainer.data.notes, *([note] if note else [])),
     )

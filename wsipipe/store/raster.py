@@ -54,12 +54,15 @@ class RasterInfo:
     classes : tuple of TissueClass
         Of one channel: what the values 1, 2, ... stand for, and 0 for none of them. Of several channels: what each is
         the probability of.
+    about : str
+        What the values mean, where somebody said so.
     """
 
     grid: CellGrid
     mpp: float | None
     channels: int = 1
     classes: tuple[TissueClass, ...] = ()
+    about: str = ""
 
 
 def as_mask(inside: NDArray[Any]) -> Pixels:
@@ -77,6 +80,7 @@ def write_pyramid(
     reduce: Reduce = "nearest",
     tile: int = 512,
     classes: Sequence[TissueClass] = (),
+    about: str = "",
 ) -> None:
     """Write a raster as a lossless pyramid, whole or not at all.
 
@@ -100,6 +104,8 @@ def write_pyramid(
     classes : sequence of TissueClass
         What the values 1 to K of a mask stand for, which gets a palette of their colours; or what each of K channels is
         the probability of.
+    about : str
+        What the values mean, for whoever reads the file.
 
     Raises
     ------
@@ -119,7 +125,7 @@ def write_pyramid(
     channels = first.shape[2:] if classes else (3,) * (first.ndim - 2)
     if channels and classes and channels != (len(classes),):
         raise NumericsError(f"probabilities of {len(classes)} classes have so many channels, got {channels}", path=path)
-    info = RasterInfo(grid, mpp, channels=channels[0] if channels else 1, classes=tuple(classes))
+    info = RasterInfo(grid, mpp, channels=channels[0] if channels else 1, classes=tuple(classes), about=about)
     describe = _plain_tags if flavour == "plain" else _ome_tags
     layout = Layout(*grid.shape, channels, tile, reduce)
     tags = [describe(info, level) | _class_tags(info) for level in range(len(layout.shapes))]
@@ -252,7 +258,8 @@ def _resolution(mpp: float | None, level: int) -> dict[str, object]:
 def _told(info: RasterInfo) -> dict[str, object]:
     told = {"type": FILE_TYPE, "version": FILE_VERSION, "mpp": info.mpp, "frame": "level-0 px of the slide"}
     classes = {"classes": [asdict(of) for of in info.classes]} if info.classes else {}
-    return told | {"grid": asdict(info.grid)} | classes
+    about = {"about": info.about} if info.about else {}
+    return told | {"grid": asdict(info.grid)} | classes | about
 
 
 @contextmanager
@@ -282,7 +289,7 @@ def _info_of(path: Path, file: Any, page: Any) -> RasterInfo:  # noqa: ANN401 (t
         raise StoreError(f"has version {told.get('version')}, this program reads {FILE_VERSION}", path=path)
     grid = told["grid"] | {"origin": tuple(told["grid"]["origin"])}
     classes = tuple(TissueClass.of(item) for item in told.get("classes", ()))
-    return RasterInfo(CellGrid(**grid), told["mpp"], channels=page.samplesperpixel, classes=classes)
+    return RasterInfo(CellGrid(**grid), told["mpp"], page.samplesperpixel, classes, told.get("about", ""))
 
 
 def _description(file: Any, page: Any) -> dict[str, Any]:  # noqa: ANN401
