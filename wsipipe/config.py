@@ -101,6 +101,27 @@ class EncoderSettings(Settings):
         return self.name == "none"
 
 
+class StainSettings(Settings):
+    """One look for all slides: a change of colours that is fitted once per slide, on a sample of its tissue."""
+
+    method: Literal["none", "macenko", "reinhard"] = Field("none", description="for slides of H&E")
+    reference: str = Field(
+        "published", description="whose look slides are given: published, a picture or slide, or given (by target)"
+    )
+    target: tuple[float, ...] | None = Field(
+        None, description="what the method's fit says of the reference; filled in where that is a picture"
+    )
+
+    @model_validator(mode="after")
+    def _target_fits(self) -> Self:
+        if (self.reference == "given") != (self.target is not None):
+            raise ValueError("a target goes with reference: given, and reference: given with a target")
+        wanted = {"macenko": 8, "reinhard": 6}.get(self.method)
+        if self.target is not None and len(self.target) != wanted:
+            raise ValueError(f"method {self.method!r} has a target of {wanted} numbers, got {len(self.target)}")
+        return self
+
+
 class CvmSettings(Settings):
     """The contrast-based variational model (eq. 4-7)."""
 
@@ -355,6 +376,7 @@ class Recipe(Settings):
 
     tile: TileSettings = TileSettings()
     encoder: EncoderSettings = EncoderSettings()
+    stain: StainSettings = StainSettings()
     network: NetworkSettings = NetworkSettings()
     cvm: CvmSettings = CvmSettings()
     cvm_plus: CvmPlusSettings = CvmPlusSettings()
@@ -385,6 +407,14 @@ class Recipe(Settings):
         if self.predict.refine:
             raise ValueError("predict.refine segments target from rest, with training.classes leave it out")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_idle_stain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what does nothing: digests of recipes from before there was a stain section stay the same."""
+        data: dict[str, Any] = dump(self)
+        if self.stain.method == "none":
+            del data["stain"]
+        return data
 
     def for_method(self) -> dict[str, dict[str, Any]]:
         """Give the settings that a training depends on, by section, as plain values: not those of other methods.
@@ -468,7 +498,7 @@ def updated(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """Copy of a recipe with changes like {"tile": {"mpp": 1.0}}, validated again; None values change nothing."""
     data = recipe.model_dump(mode="json")
     for section, values in changes.items():
-        data[section] |= {key: value for key, value in values.items() if value is not None}
+        data[section] = data.get(section, {}) | {key: value for key, value in values.items() if value is not None}
     return parse_recipe(data)
 
 

@@ -58,6 +58,10 @@ class TissueError(WsipipeError):
     """No tissue, or not a bright-field slide."""
 
 
+class StainError(WsipipeError):
+    """A slide whose stain cannot be told."""
+
+
 class AnnotationError(WsipipeError):
     """An annotation file that cannot be read, or points that cannot be used."""
 

@@ -20,6 +20,8 @@ from wsipipe_cli.options import (
     Scheduler,
     SlideMpp,
     Slides,
+    Stain,
+    StainReference,
     Workers,
     target_mpp,
 )
@@ -48,6 +50,8 @@ def command(
     encoder: Encoder = None,
     weights: Weights = None,
     stride: Stride = None,
+    stain: Stain = None,
+    stain_reference: StainReference = None,
     mpp: Mpp = None,
     mag: Mag = None,
     patch_size: Annotated[int | None, typer.Option(help="Side of a patch in target px.")] = None,
@@ -68,6 +72,7 @@ def command(
     changes: Changes = {
         "tile": {"mpp": target_mpp(mpp, mag), "patch_size_px": patch_size, "overlap_px": overlap},
         "encoder": {"name": encoder, "kind": kind, "weights": weights_from(weights), "stride_px": stride},
+        "stain": {"method": stain, "reference": stain_reference},
     }
     task = functools.partial(
         extract_slide,

@@ -33,6 +33,13 @@ Positive = Annotated[
 Negative = Annotated[
     list[str] | None, typer.Option("--negative", help="Class that is out of target. [Stroma, Other, Ignore*, ...]")
 ]
+Stain = Annotated[
+    str | None,
+    typer.Option(help="Bring the stain of every slide to one look first: macenko, reinhard or none. [none]"),
+]
+StainReference = Annotated[
+    str | None, typer.Option(help="Picture of stained tissue whose look that is, instead of the published one.")
+]
 NoCrop = Annotated[
     bool, typer.Option("--no-crop", help="GeoJSON in the frame of the whole slide, not of its bounds as in QuPath.")
 ]

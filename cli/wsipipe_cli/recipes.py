@@ -13,10 +13,18 @@ Changes = dict[str, dict[str, Any]]
 
 
 def recipe_from(source: Path | None, changes: Changes) -> Recipe:
-    """Recipe of a file or a bundled one by name (or the defaults) with what flags change; None changes nothing."""
+    """Recipe of a file or a bundled one by name (or the defaults) with what flags change; None changes nothing.
+
+    A picture that says what stains shall look like is read once, here.
+    """
     from wsipipe.config import Recipe, load_recipe, updated
 
-    return updated(Recipe() if source is None else load_recipe(source), changes)
+    recipe = updated(Recipe() if source is None else load_recipe(source), changes)
+    if recipe.stain.method == "none":
+        return recipe
+    from wsipipe.pipeline.stain import with_target
+
+    return with_target(recipe)
 
 
 def classes_from(text: str | None) -> list[dict[str, Any]] | None:

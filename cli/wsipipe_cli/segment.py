@@ -25,6 +25,8 @@ from wsipipe_cli.options import (
     Scheduler,
     SlideMpp,
     Slides,
+    Stain,
+    StainReference,
     Workers,
     target_mpp,
 )
@@ -45,6 +47,8 @@ def command(
     encoder: Encoder = None,
     weights: Weights = None,
     stride: Stride = None,
+    stain: Stain = None,
+    stain_reference: StainReference = None,
     mpp: Mpp = None,
     mag: Mag = None,
     slide_mpp: SlideMpp = None,
@@ -63,15 +67,16 @@ def command(
     from wsipipe.pipeline.marked_points import check_one_file_each
     from wsipipe.pipeline.segment import segment_slide
     from wsipipe_cli.batch import run_slides
-    from wsipipe_cli.recipes import recipe_from, weights_from
+    from wsipipe_cli.recipes import Changes, recipe_from, weights_from
 
-    changes = {
+    changes: Changes = {
         "segment": {
             "encoder": encoder,
             "weights": weights_from(weights),
             "stride_px": stride,
             "mpp": target_mpp(mpp, mag),
-        }
+        },
+        "stain": {"method": stain, "reference": stain_reference},
     }
     task = functools.partial(
         segment_slide,

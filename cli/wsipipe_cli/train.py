@@ -22,6 +22,8 @@ from wsipipe_cli.options import (
     RecipeFile,
     Scheduler,
     SlideMpp,
+    Stain,
+    StainReference,
     Workers,
     target_mpp,
 )
@@ -51,6 +53,8 @@ def command(
     finetune_encoder: Annotated[
         bool, typer.Option("--finetune-encoder", help="Tune the encoder's last stages, too; reads pixels at each step.")
     ] = False,
+    stain: Stain = None,
+    stain_reference: StainReference = None,
     mpp: Mpp = None,
     mag: Mag = None,
     slide_mpp: SlideMpp = None,
@@ -83,6 +87,7 @@ def command(
             "stride_px": stride,
             "trainable": True if finetune_encoder else None,
         },
+        "stain": {"method": stain, "reference": stain_reference},
         "training": {
             "epochs": epochs,
             "method": method,

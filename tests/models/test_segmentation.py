@@ -28,6 +28,7 @@ class Facts:
     mpp: float | None = 0.5
     stride_px: int = 16
     dim: int = 256
+    stain: str | None = None
 
 
 def provenance(facts: Facts) -> dict[str, object]:
@@ -38,6 +39,7 @@ def provenance(facts: Facts) -> dict[str, object]:
         "mpp": facts.mpp,
         "stride_px": facts.stride_px,
         "in_channels": facts.dim,
+        **({} if facts.stain is None else {"stain": facts.stain}),
     }
 
 
@@ -98,6 +100,7 @@ def test_weights_of_another_network_are_refused():
 def test_features_of_the_same_kind_fit():
     check_fits(Saved(provenance=provenance(Facts())), Facts(mpp=0.5 + 1e-9))
     check_fits(Saved(provenance=provenance(Facts(mpp=None))), Facts(mpp=None))
+    check_fits(Saved(provenance=provenance(Facts(stain="reinhard (2b)"))), Facts(stain="reinhard (2b)"))
 
 
 @pytest.mark.parametrize(
@@ -109,6 +112,7 @@ def test_features_of_the_same_kind_fit():
         ({"mpp": 1.0}, "mpp 0.5 um/px, these have mpp 1.0 um/px"),
         ({"mpp": None}, "mpp 0.5 um/px, these have mpp None"),
         ({"stride_px": 32}, "stride 16 px, these have stride 32 px"),
+        ({"stain": "macenko (1a)"}, "stain None, these have stain macenko (1a)"),
         ({"dim": 512}, "dim 256 channels, these have dim 512 channels"),
     ],
 )

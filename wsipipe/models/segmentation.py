@@ -61,6 +61,11 @@ class FeatureFacts(Protocol):
         ...
 
     @property
+    def stain(self) -> str | None:
+        """Stain normalisation of the encoder's input; None for none."""
+        ...
+
+    @property
     def stride_px(self) -> int:
         """Step between cells in target px."""
         ...
@@ -205,7 +210,7 @@ def check_fits(checkpoint: SavedModel, info: FeatureFacts) -> None:
     Raises
     ------
     CheckpointError
-        Encoder, weights, kind, resolution, stride or channels differ; both values are named.
+        Encoder, weights, kind, resolution, stride, channels or stain differ; both values are named.
     """
     trained = checkpoint.provenance
     for fact, key in _FACTS:
@@ -224,6 +229,7 @@ _FACTS = (
     ("mpp", "mpp"),
     ("stride_px", "stride_px"),
     ("weights_digest", "weights_digest"),
+    ("stain", "stain"),
 )
 
 

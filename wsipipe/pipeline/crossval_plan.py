@@ -205,7 +205,9 @@ def _sources(
 ) -> tuple[Source, ...]:
     entries = [case.entry(reading.slide_mpp) for case in cases]
     if recipe.encoder.uses_images:
-        return tuple(image_source(entry, recipe.tile.mpp, reader=reading.reader) for entry in entries)
+        return tuple(
+            image_source(entry, recipe.tile.mpp, reader=reading.reader, stain=recipe.stain) for entry in entries
+        )
     task = functools.partial(_extract, out=out, recipe=recipe, reader=reading.reader, device=reading.device)
     maps: dict[int, Path] = {}
     spread = map_items(task, entries, workers=reading.workers, scheduler=reading.scheduler, report=report)

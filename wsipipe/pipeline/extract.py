@@ -22,6 +22,7 @@ from wsipipe.pipeline.layouts import Block, DenseLayout, Layout, PatchLayout, Wi
 from wsipipe.pipeline.memory import release_memory
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.pixel_source import PixelSource
+from wsipipe.pipeline.stain import normalised, with_target
 from wsipipe.pipeline.tile import kept_cells
 from wsipipe.pipeline.tissue_reuse import tissue_for
 from wsipipe.progress import Progress, Report, silent
@@ -53,7 +54,7 @@ def extract_slide(
     out : Path
         Project folder; the map goes to `feature_path`.
     recipe : Recipe
-        Its sections `tile` and `encoder` count.
+        Its sections `tile`, `encoder` and `stain` count.
     reader : str
         Slide library; "auto" chooses.
     device : str
@@ -79,12 +80,12 @@ def extract_slide(
         The recipe skips the encoder, or asks for one that does not exist.
     WeightsError
         The encoder's weights are not at hand.
-    SlideError, ResolutionError, TissueError, StoreError
-        The slide cannot be read, has no resolution or no tissue; the map cannot be written.
+    SlideError, ResolutionError, TissueError, StainError, StoreError
+        The slide cannot be read, has no resolution, no tissue or no stain that can be told; the map cannot be written.
     """
     if recipe.encoder.uses_images:
         raise ConfigError("encoder 'none' has no features to extract", remedy="use --encoder resnet34 or filterbank")
-    target = pick_device(device)
+    target, recipe = pick_device(device), with_target(recipe)
     encoder = encoder or build_encoder(recipe.encoder, device=str(target))
     path = feature_path(out, recipe, entry.key)
     with open_slide(entry.path, mpp=entry.mpp, reader=reader) as slide:
@@ -93,6 +94,7 @@ def extract_slide(
         if not force and is_finished(path, info):
             return SlideOutcome(entry.key, "skipped", "feature map is up to date", (path,))
         tissue = tissue_for(entry, view, out, recipe.tile)
+        view, info = normalised(view, info, tissue, recipe.stain)
         layout = _layout(tissue, info, recipe, encoder, core_px=core_px, path=entry.path)
         with FeatureMapWriter.open(path, info, block=layout.block_cells) as writer:
             message = _fill(writer, layout, view, encoder, threads=reading_threads(target), report=report)

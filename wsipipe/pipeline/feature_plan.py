@@ -10,6 +10,7 @@ from typing import Any
 
 from wsipipe.config import TUNING, USER_CODE, Recipe
 from wsipipe.geometry import CellGrid
+from wsipipe.pipeline.stain import stain_facts, stain_tag
 from wsipipe.pipeline.tile import REVISION as TILE_REVISION
 from wsipipe.pipeline.tile import patch_grid
 from wsipipe.slides import MppView, SlideEntry, slide_identity
@@ -25,7 +26,7 @@ def feature_path(out: str | Path, recipe: Recipe, key: str) -> Path:
 
 
 def feature_tag(recipe: Recipe) -> str:
-    """Name of a family of maps: encoder, weights, kind, patch or stride, resolution.
+    """Name of a family of maps: encoder, weights, kind, patch or stride, resolution, stain normalisation.
 
     It keeps families apart for people; whether a map is the one wanted is told by its attributes, not by its name.
     """
@@ -35,7 +36,8 @@ def feature_tag(recipe: Recipe) -> str:
     resolution = "native" if tile.mpp is None else f"{tile.mpp:g}mpp"
     own = encoder.name.startswith(USER_CODE) and encoder.weights == "imagenet"  # it comes with its own
     weights = [] if own or encoder.name == "filterbank" else [_plain(Path(encoder.weights).stem)]
-    return "-".join([_plain(encoder.name), *weights, encoder.kind, cells, resolution])
+    stain = [] if recipe.stain.method == "none" else [stain_tag(recipe.stain)]
+    return "-".join([_plain(encoder.name), *weights, encoder.kind, cells, resolution, *stain])
 
 
 def map_grid(view: MppView, recipe: Recipe) -> CellGrid:
@@ -56,7 +58,7 @@ def plan_map(entry: SlideEntry, view: MppView, recipe: Recipe, *, dim: int, weig
     view : MppView
         The slide at the recipe's resolution.
     recipe : Recipe
-        Its sections `tile` and `encoder` count.
+        Its sections `tile`, `encoder` and `stain` count.
     dim : int
         Length of the encoder's vectors.
     weights_digest : str
@@ -88,7 +90,9 @@ def relevant_settings(recipe: Recipe) -> dict[str, Any]:
         del encoder[key]
     if encoder["kind"] == "dense":
         tile = {key: tile[key] for key in ("mpp", "tissue")}
-    return {"revision": [REVISION, TILE_REVISION], "tile": tile, "encoder": encoder}
+    stain = stain_facts(recipe.stain)
+    told = {"revision": [REVISION, TILE_REVISION], "tile": tile, "encoder": encoder}
+    return told if stain is None else told | {"stain": stain}
 
 
 def _digest(settings: dict[str, Any]) -> str:

@@ -7,7 +7,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wsipipe.config import StainSettings
 from wsipipe.geometry import CellGrid, Region
+from wsipipe.pipeline.stain import fit_slide, view_of
 from wsipipe.slides import MppView, SlideReader
 
 
@@ -37,10 +39,19 @@ class ImageMap:
         The image or slide; stays open as long as the map is read.
     mpp : float or None
         Target resolution; None for the image's own pixels.
+    stain : StainSettings, optional
+        How its colours are changed.
+
+    Raises
+    ------
+    StainError
+        The image's stain cannot be told.
     """
 
-    def __init__(self, reader: SlideReader, mpp: float | None) -> None:
+    def __init__(self, reader: SlideReader, mpp: float | None, stain: StainSettings | None = None) -> None:
         self._view = MppView(reader, mpp)
+        if stain is not None:
+            self._view = view_of(reader, mpp, fit_slide(self._view, None, stain))
         self._grid = CellGrid(rows=self._view.height, cols=self._view.width, cell_px=self._view.scale)
 
     @property

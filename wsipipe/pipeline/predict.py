@@ -195,7 +195,7 @@ def open_map(
     """Open what a model reads of a slide: the pixels of an image, or features, extracted where they are missing."""
     stored = is_stored_map(entry.path)
     if recipe.encoder.uses_images and not stored:
-        yield ImageMap(slide, recipe.tile.mpp)
+        yield ImageMap(slide, recipe.tile.mpp, recipe.stain)
         return
     if encoder is not None:  # its maps lie beside those of the weights that the tuning began with
         recipe = updated(recipe, {"encoder": {"weights": encoder.weights_digest}})

@@ -25,13 +25,14 @@ from wsipipe.pipeline.results import bounds_offset
 from wsipipe.pipeline.samples import Sample, cells_of_points, cut_windows, draw_pairs
 from wsipipe.pipeline.sources import FeatureSource, Source, feature_source, image_source, opened
 from wsipipe.pipeline.splits import PointedSlide, split_slides
+from wsipipe.pipeline.stain import stain_of
 from wsipipe.pipeline.stored_maps import is_stored_map
 from wsipipe.progress import Report
 from wsipipe.slides import SlideEntry, slide_identity
 from wsipipe.store.feature_map import FeatureMap
 
 _LISTED = 5
-_ALIKE = ("encoder", "weights_digest", "kind", "mpp", "stride_px", "dim")
+_ALIKE = ("encoder", "weights_digest", "kind", "mpp", "stride_px", "dim", "stain")
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ def _sources(
     slides = [entry for entry in entries if not is_stored_map(entry.path)]
     if recipe.encoder.uses_images:
         _refuse_maps(rows, slides)
-        return [image_source(entry, recipe.tile.mpp, reader=reading.reader) for entry in entries]
+        resolution, stain = recipe.tile.mpp, recipe.stain
+        return [image_source(entry, resolution, reader=reading.reader, stain=stain) for entry in entries]
     extracted = _extract(slides, recipe, out=out, reading=reading, report=report) if slides else []
     paths = {entry.key: path for entry, path in zip(slides, extracted, strict=True)}
     sources = [feature_source(entry, paths.get(entry.key, entry.path), reader=reading.reader) for entry in entries]
@@ -174,6 +176,7 @@ def recipe_of_maps(rows: Sequence[ManifestRow], recipe: Recipe) -> Recipe:
     tile = info.settings.get("tile", {}) if info.kind == "patch" else {}
     encoder = {"name": info.encoder, "kind": info.kind, "stride_px": info.stride_px if info.kind == "dense" else None}
     told = {key: tile.get(key) for key in ("patch_size_px", "overlap_px")}
+    recipe = recipe.model_copy(update={"stain": stain_of(info)})
     return updated(recipe, {"encoder": encoder, "tile": {"mpp": info.mpp, **told}})
 
 
@@ -331,7 +334,8 @@ def _facts(sources: Sequence[Source], recipe: Recipe) -> dict[str, Any]:
     source = sources[0]
     if isinstance(source, FeatureSource):
         names = ("encoder", "weights_digest", "kind", "mpp", "stride_px")
-        return {"in_channels": source.channels, **{name: getattr(source.info, name) for name in names}}
+        stain = {} if source.info.stain is None else {"stain": source.info.stain}
+        return {"in_channels": source.channels, **{name: getattr(source.info, name) for name in names}, **stain}
     image = {"encoder": "none", "weights_digest": "", "kind": "image", "stride_px": 1}
     return {"in_channels": source.channels, "mpp": recipe.tile.mpp, **image}
 

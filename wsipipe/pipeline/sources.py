@@ -11,7 +11,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wsipipe.config import StainSettings
 from wsipipe.geometry import CellGrid, Region
+from wsipipe.numerics.stain.recolouring import Recolouring
+from wsipipe.pipeline.stain import fit_slide, view_of
 from wsipipe.pipeline.stored_maps import is_stored_map, stand_in
 from wsipipe.slides import MppView, SlideEntry, SlideReader, open_slide
 from wsipipe.store.feature_map import FeatureMap, FeatureMapInfo
@@ -118,6 +121,8 @@ class ImageSource:
         Of the image.
     reader : str
         Library that reads the image.
+    recolouring : Recolouring or None
+        Change of its colours.
     """
 
     entry: SlideEntry
@@ -126,12 +131,13 @@ class ImageSource:
     slide_size: tuple[int, int]
     reader: str
     channels: int = 3
+    recolouring: Recolouring | None = None
 
     def read(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
         """See `Source.read`."""
         region = Region(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
         with open_slide(self.entry.path, mpp=self.entry.mpp, reader=self.reader) as slide:
-            return MppView(slide, self.mpp).read(region)
+            return view_of(slide, self.mpp, self.recolouring).read(region)
 
     def read_valid(self, rows: slice, cols: slice) -> NDArray[np.bool_]:
         """See `Source.read_valid`: all cells."""
@@ -154,8 +160,10 @@ def feature_source(entry: SlideEntry, path: Path, *, reader: str) -> FeatureSour
         return FeatureSource(entry, path, features.info, reader)
 
 
-def image_source(entry: SlideEntry, mpp: float | None, *, reader: str) -> ImageSource:
-    """Source of an image at a target resolution.
+def image_source(
+    entry: SlideEntry, mpp: float | None, *, reader: str, stain: StainSettings | None = None
+) -> ImageSource:
+    """Source of an image at a target resolution, its stain normalised where `stain` says so.
 
     Raises
     ------
@@ -163,11 +171,14 @@ def image_source(entry: SlideEntry, mpp: float | None, *, reader: str) -> ImageS
         The image cannot be read.
     ResolutionError
         A target resolution is asked for and the image has none.
+    StainError
+        Its stain cannot be told.
     """
     with open_slide(entry.path, mpp=entry.mpp, reader=reader) as slide:
         view = MppView(slide, mpp)
         grid = CellGrid(rows=view.height, cols=view.width, cell_px=view.scale)
-        return ImageSource(entry, mpp, grid, slide.dimensions, reader)
+        recolouring = None if stain is None else fit_slide(view, None, stain)
+        return ImageSource(entry, mpp, grid, slide.dimensions, reader, recolouring=recolouring)
 
 
 @contextmanager

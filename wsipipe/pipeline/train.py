@@ -20,6 +20,7 @@ from wsipipe.pipeline.curves import draw_curves
 from wsipipe.pipeline.manifest import read_manifest
 from wsipipe.pipeline.preparation import Reading, prepare, recipe_of_maps
 from wsipipe.pipeline.previews import draw_preview
+from wsipipe.pipeline.stain import with_target
 from wsipipe.pipeline.trainer import Trainer
 from wsipipe.pipeline.training_state import check_same_run
 from wsipipe.progress import Report, silent
@@ -128,7 +129,7 @@ def train(
         The folder cannot be written, or another process trains into it.
     """
     rows = read_manifest(manifest)
-    recipe = recipe_of_maps(rows, recipe)
+    recipe = with_target(recipe_of_maps(rows, recipe))
     target = pick_device(device)
     # The device as it was asked for: workers that are free to choose each take one of their own.
     reading = Reading(slide_mpp, _listed(recipe) or classes, crop, reader, device, workers, scheduler)

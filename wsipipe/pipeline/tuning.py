@@ -18,8 +18,9 @@ from wsipipe.models.tuned_encoder import as_module, encoder_digest, encoder_tens
 from wsipipe.pipeline.layouts import Block, DenseLayout, PatchLayout, Piece
 from wsipipe.pipeline.samples import Sample
 from wsipipe.pipeline.sources import FeatureSource
+from wsipipe.pipeline.stain import recolouring_of, view_of
 from wsipipe.pipeline.tissue import everything
-from wsipipe.slides import MppView, SlideReader, open_slide
+from wsipipe.slides import SlideReader, open_slide
 
 # Side in target px of what a dense encoder is given at once, without the halo: half of that in extraction, for now the
 # activations of all layers stay until the gradients are there.
@@ -155,7 +156,7 @@ class WindowPieces:
         entry, piece = self.source.entry, self.pieces[index]
         if self._slide is None:
             self._slide = open_slide(entry.path, mpp=entry.mpp, reader=self.source.reader)
-        view = MppView(self._slide, self.source.info.mpp)
+        view = view_of(self._slide, self.source.info.mpp, recolouring_of(self.source.info))
         pixels = np.stack([view.read(region) for region in piece.regions])
         if index == len(self) - 1:
             self._slide.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -40,6 +41,9 @@ class FeatureMapInfo:
         JSON-able settings of the extraction.
     settings_digest : str
         Hash of the settings.
+    stain_fit : tuple of float
+        What the stain normalisation found on this slide, in numbers of its method; empty where there is none. It
+        follows from slide and settings, and so does not make other work.
     """
 
     grid: CellGrid
@@ -55,6 +59,15 @@ class FeatureMapInfo:
     slide_size: tuple[int, int]
     settings: dict[str, Any] = field(default_factory=dict)
     settings_digest: str = ""
+    stain_fit: tuple[float, ...] = ()
+
+    @property
+    def stain(self) -> str | None:
+        """Name of the stain normalisation, method and digest of the reference; None where there is none."""
+        told = self.settings.get("stain")
+        if told is None:
+            return None
+        return f"{told['method']} ({hashlib.sha256(json.dumps(told['target']).encode()).hexdigest()[:8]})"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -67,18 +80,20 @@ class FeatureMapInfo:
 
 
 def to_json(info: FeatureMapInfo) -> str:
-    """One line that tells everything; equal for equal maps."""
-    return json.dumps(asdict(info), sort_keys=True)
+    """One line that tells what was asked for; equal for equal maps."""
+    told = asdict(info)
+    del told["stain_fit"]
+    return json.dumps(told, sort_keys=True)
 
 
 def to_attributes(info: FeatureMapInfo) -> dict[str, Any]:
-    """Attributes for the file: plain numbers and strings, settings as JSON; what is None is left out."""
+    """Attributes for the file: plain numbers and strings, settings as JSON; what is None or empty is left out."""
     plain = asdict(info)
     grid = plain.pop("grid")
     values = {"rows": grid["rows"], "cols": grid["cols"], "cell_px": grid["cell_px"], "origin_px": grid["origin"]}
     values |= plain | {"settings": json.dumps(info.settings, sort_keys=True)}
     values |= {"type": FILE_TYPE, "version": FILE_VERSION}
-    return {key: value for key, value in values.items() if value is not None}
+    return {key: value for key, value in values.items() if value is not None and value != ()}
 
 
 def from_attributes(values: Mapping[str, Any]) -> FeatureMapInfo:
@@ -107,6 +122,7 @@ def from_attributes(values: Mapping[str, Any]) -> FeatureMapInfo:
         slide_size=(width, height),
         settings=dict(json.loads(values["settings"])),
         settings_digest=str(values["settings_digest"]),
+        stain_fit=tuple(float(value) for value in values.get("stain_fit", ())),
     )
 
 
