@@ -91,7 +91,7 @@ def _block(block: nn.Module) -> Residual:
     names = [n for n in ("1", "2", "3") if hasattr(block, f"conv{n}")]
     main = tuple(_convolution(getattr(block, f"conv{n}"), getattr(block, f"bn{n}")) for n in names)
     shortcut = block.downsample
-    return Residual(main, IDENTITY if shortcut is None else _convolution(*shortcut.children()))
+    return Residual(main, _convolution(*shortcut) if isinstance(shortcut, nn.Sequential) else IDENTITY)
 
 
 def _convolution(conv: nn.Conv2d, norm: nn.Module) -> Window:

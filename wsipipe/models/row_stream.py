@@ -111,7 +111,7 @@ class RowStream:
 
     Notes
     -----
-    Memory is three to four times `cols` plus the reach, times `column_bytes`, plus some rows of every layer.
+    Memory is three times `column_bytes` times the columns and the reach on either side, plus some rows of every layer.
     """
 
     def __init__(
@@ -130,14 +130,14 @@ class RowStream:
         self.stride = self._nodes[0].scale
         reach = -(-max(self._nodes[0].before, self._nodes[0].after) // self.stride)
         self._margin = (-(-reach // quantum) + 1) * quantum
-        self._width = 2 * self._margin + -(-wanted.shape[1] // quantum) * quantum
+        self._width: int = 2 * self._margin + -(-wanted.shape[1] // quantum) * quantum
         self._held: dict[int, Tensor] = {}
         self._tails: dict[int, Tensor] = {}
         self._stores: dict[int, Tensor] = {}
         self._free: list[Tensor] = []
 
     def strips(self, first: int = 0, last: int | None = None) -> range:
-        """Strips to push, in order, for the outputs of rows [first, last); some of them may need no pixels."""
+        """List the strips to push for the outputs of rows [first, last), in order; some may need no pixels."""
         rows = np.flatnonzero(self._wanted[first:last].any(axis=1)) + first
         if not len(rows):
             return range(0)
@@ -184,7 +184,7 @@ class RowStream:
         return out[..., self._margin : self._margin + self._wanted.shape[1]]
 
     def macs(self) -> int:
-        """Multiply-adds of the whole stream."""
+        """Count the multiply-adds of the whole stream."""
         total = 0
         for strip, step in itertools.product(self.strips(), self._steps):
             node = self._nodes[step.target]
@@ -193,8 +193,9 @@ class RowStream:
         return total
 
     def macs_per_output(self) -> int:
-        """Multiply-adds per output of one pass over a plane, where nothing is computed in vain."""
-        return sum(window.macs * self._nodes[s.target].scale ** 2 for s in self._steps for window, _ in s.reads())
+        """Count the multiply-adds per output of one pass over a plane, where nothing is computed in vain."""
+        places = [(self._nodes[step.target].scale, step) for step in self._steps]
+        return sum(window.macs * scale * scale for scale, step in places for window, _ in step.reads())
 
     def _rows(self, node: _Node, strip: int) -> tuple[int, int]:
         start = strip * self._strip * node.scale + node.ahead
@@ -202,16 +203,16 @@ class RowStream:
 
     def _spans(self, node: _Node, strip: int, quantum: int) -> list[tuple[int, int]]:
         """Columns of a node that some wanted output sees, in multiples of `quantum` columns of output."""
-        start = strip * self._strip
-        rows = self._wanted[max(start, 0) : max(start + self._strip + node.look, 0)]
+        first = strip * self._strip
+        rows = self._wanted[max(first, 0) : max(first + self._strip + node.look, 0)]
         spans: list[tuple[int, int]] = []
-        for left, right in _runs(rows.any(axis=0)):
-            step = quantum * node.scale
-            left = (left * node.scale - node.before) // step * step
-            right = -(-((right - 1) * node.scale + node.after + 1) // step) * step
-            if spans and left <= spans[-1][1]:
-                left, _ = spans.pop()
-            spans.append((left, right))
+        step = quantum * node.scale
+        for left, right in runs(np.any(rows, axis=0)):
+            start = (left * node.scale - node.before) // step * step
+            stop = -(-((right - 1) * node.scale + node.after + 1) // step) * step
+            if spans and start <= spans[-1][1]:
+                start, _ = spans.pop()
+            spans.append((start, stop))
         return spans
 
     def _run(self, step: _Step, strip: int, like: Tensor) -> None:
@@ -238,7 +239,7 @@ class RowStream:
             out.copy_(y)
 
     def _window(self, window: Window, source: int, target: int, columns: tuple[int, int]) -> Tensor:
-        """What a window sees of its source, for all new rows and some columns of its target."""
+        """Give what a window sees of its source, for all new rows and some columns of its target."""
         before, after = self._nodes[source], self._nodes[target]
         top = after.ahead * window.stride - window.padding - before.ahead + before.tail
         height = (self._strip * after.scale - 1) * window.stride + window.kernel
@@ -249,10 +250,10 @@ class RowStream:
     def _take(self, index: int, like: Tensor) -> Tensor:
         """Rows of a node for one strip: those kept of the last, and room for the new ones."""
         node = self._nodes[index]
-        if index == 0:
-            store = like.new_zeros(self._size(node))
+        if self._free and index:
+            store = self._free.pop()
         else:
-            store = self._free.pop() if self._free else self._room(like)
+            store = self._room(like) if index else like.new_zeros(self._size(node))
         self._stores[index] = store
         # Rows, columns, channels in memory, whatever the order of the axes: channels-last.
         flat = store[: self._size(node)].view(-1, self._width * node.scale, node.channels)
@@ -325,10 +326,10 @@ def _nodes(steps: Sequence[_Step], channels: int) -> list[_Node]:
     return nodes
 
 
-def _runs(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Runs of True, as (start, stop)."""
-    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
-    return zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+def runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Find the runs of True in a mask of one axis, as (start, stop)."""
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)).reshape(-1, 2)
+    return [(int(start), int(stop)) for start, stop in edges]
 
 
 def _chunks(left: int, right: int, *, step: int, most: int) -> Iterator[tuple[int, int]]:

@@ -72,7 +72,9 @@ class Stem(nn.Module):
         conv_rows = -(-x.shape[2] // 2)
         first, last = max(2 * start - 1, 0), min(2 * stop, conv_rows)
         top, bottom = 2 * first - 3, 2 * last + 2
-        inside = functional.pad(self._normalised(x[:, :, max(top, 0) : bottom]), (0, 0, max(-top, 0), max(bottom - x.shape[2], 0)))
+        inside = functional.pad(
+            self._normalised(x[:, :, max(top, 0) : bottom]), (0, 0, max(-top, 0), max(bottom - x.shape[2], 0))
+        )
         y = functional.conv2d(inside, self.conv1.weight, self.conv1.bias, stride=2, padding=(0, 3))
         y = functional.relu(self.bn1(y), inplace=True)
         above, below = first - (2 * start - 1), 2 * stop - last

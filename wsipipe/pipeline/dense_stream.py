@@ -19,7 +19,7 @@ from wsipipe.errors import ConfigError
 from wsipipe.geometry import Region
 from wsipipe.models.devices import pinned
 from wsipipe.models.row_layers import Layer
-from wsipipe.models.row_stream import Rect, RowStream, column_bytes
+from wsipipe.models.row_stream import Rect, RowStream, column_bytes, runs
 from wsipipe.pipeline.layouts import Block, DenseLayout
 from wsipipe.pipeline.memory import release_memory
 from wsipipe.pipeline.pixel_source import PixelSource
@@ -94,7 +94,7 @@ class DenseStream:
         """
         side = self.layout.block_cells
         most = _LAYER_BYTES // (column_bytes(self.layers, strip=self.strip) * side)
-        for left, right in bands(occupied.any(axis=0), max(1, most)):
+        for left, right in bands(np.any(occupied, axis=0), max(1, most)):
             mine = {(i, j) for i, j in todo if left <= j < right}
             if mine:
                 yield from self._band(left, right, mine, source, threads, tell)
@@ -128,7 +128,7 @@ class DenseStream:
                 part = slice(number * strip, min((number + 1) * strip, len(wanted)))
                 if columns and features is not None:
                     _store(values[part.start - rows.start : part.stop - rows.start], features)
-                cells = np.count_nonzero(pending[part]) if part.start >= 0 else 0
+                cells = int(np.count_nonzero(pending[part])) if part.start >= 0 else 0
                 tell(cells, sum(p.shape[2] * p.shape[3] for p in pixels))
             for j in columns:
                 block = self._block(i, j)
@@ -170,8 +170,7 @@ class DenseStream:
 
 def bands(occupied: NDArray[np.bool_], most: int) -> Iterator[tuple[int, int]]:
     """Cut the occupied columns of blocks into bands [left, right) of at most `most`, as even as can be."""
-    edges = np.flatnonzero(np.diff(occupied, prepend=False, append=False)).tolist()
-    for left, right in zip(edges[::2], edges[1::2], strict=True):
+    for left, right in runs(occupied):
         parts = -(-(right - left) // most)
         cuts = [left + (right - left) * part // parts for part in range(parts + 1)]
         yield from itertools.pairwise(cuts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -17,6 +16,7 @@ from wsipipe.config import Recipe
 from wsipipe.errors import ConfigError, TissueError
 from wsipipe.models.devices import pick_device
 from wsipipe.models.encoders import Encoder, Streamable, build_encoder
+from wsipipe.numerics.solvers.tasks import available_threads
 from wsipipe.numerics.tissue import Tissue
 from wsipipe.pipeline.dense_stream import DenseStream
 from wsipipe.pipeline.feature_plan import feature_path, plan_map
@@ -68,8 +68,8 @@ def extract_slide(
     encoder : Encoder, optional
         What the recipe's encoder section builds, where the caller has it already.
     core_px : int
-        Dense maps: about the side in target px of what is computed at once, without the halo. The map does not
-        depend on it; larger is faster and needs more memory.
+        Dense maps: about the side in target px of a block, the unit that is written as a whole. Encoders that cannot
+        be streamed compute a block at once, with a halo: larger is faster and needs more memory.
 
     Returns
     -------
@@ -217,4 +217,4 @@ def encode(encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def reading_threads(device: torch.device) -> int:
     """Threads that read ahead: one feeds a CPU, whose cores are busy with the network; a GPU takes what there is."""
-    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 1
+    return min(8, available_threads()) if device.type == "cuda" else 1
