@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from wsipipe.config import Recipe
 from wsipipe.errors import ConfigError, TissueError
-from wsipipe.models.devices import pick_device
+from wsipipe.models.devices import pick_device, pinned
 from wsipipe.models.encoders import Encoder, Streamable, build_encoder
 from wsipipe.numerics.solvers.tasks import available_threads
 from wsipipe.numerics.tissue import Tissue
 from wsipipe.pipeline.dense_stream import DenseStream
 from wsipipe.pipeline.feature_plan import feature_path, plan_map
-from wsipipe.pipeline.layouts import Block, DenseLayout, Layout, PatchLayout, WindowLayout
+from wsipipe.pipeline.layouts import Block, DenseLayout, Layout, PatchLayout, Piece, WindowLayout
 from wsipipe.pipeline.memory import release_memory
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.pixel_source import PixelSource
@@ -98,7 +98,7 @@ def extract_slide(
         tissue = tissue_for(entry, view, out, recipe.tile)
         layout = _layout(tissue, info, recipe, encoder, core_px=core_px, path=entry.path)
         with FeatureMapWriter.open(path, info, block=layout.block_cells) as writer:
-            message = _fill(writer, layout, view, encoder, threads=reading_threads(target), report=report)
+            message = _fill(writer, layout, view, encoder, device=target, report=report)
             writer.finish()
     return SlideOutcome(entry.key, "done", message, (path,))
 
@@ -121,7 +121,7 @@ def _layout(
 
 
 def _fill(
-    writer: FeatureMapWriter, layout: Layout, view: MppView, encoder: Encoder, *, threads: int, report: Report
+    writer: FeatureMapWriter, layout: Layout, view: MppView, encoder: Encoder, *, device: torch.device, report: Report
 ) -> str:
     """Compute the blocks that are not done yet; return a line about it."""
     release_memory()  # what building the encoder and finding tissue left
@@ -138,28 +138,32 @@ def _fill(
     with PixelSource(view) as source, WriteBehind() as behind:
         computed: Iterator[tuple[Block, NDArray[np.float32] | NDArray[np.float16]]]
         if isinstance(layout, DenseLayout) and isinstance(encoder, Streamable):
-            stream = DenseStream(layout, encoder.row_layers(), encoder.device, encoder.dim)
-            computed = stream.blocks(set(todo), occupied, source, threads=threads, tell=tell)
+            stream = DenseStream(layout, encoder.row_layers(), device, encoder.dim)
+            computed = stream.blocks(set(todo), occupied, source, threads=reading_threads(device), tell=tell)
         else:
-            computed = _by_pieces(_blocks(writer, layout, todo), layout, encoder, source, threads=threads, tell=tell)
+            pieces = (piece for block in _blocks(writer, layout, todo) for piece in layout.pieces(block))
+            data = _read(pieces, source, device)
+            computed = _by_pieces(data, layout, encoder, tell)
         for block, values in computed:
             behind.put(partial(writer.write_block, *block.index, values, block.valid))
     seconds = max(time.perf_counter() - started, 1e-9)
     return f"{done} cells of {encoder.dim} values, {pixels_read / 1e6 / seconds:.2f} MP/s"
 
 
+def _read(
+    pieces: Iterator[Piece], source: PixelSource, device: torch.device
+) -> Iterator[tuple[Piece, NDArray[np.uint8]]]:
+    def read(piece: Piece) -> NDArray[np.uint8]:
+        return np.asarray(pinned(source.read(piece.regions), device).numpy())
+
+    threads = reading_threads(device)
+    return read_ahead(pieces, read, threads=threads, depth=threads + 1)
+
+
 def _by_pieces(
-    blocks: Iterator[Block],
-    layout: Layout,
-    encoder: Encoder,
-    source: PixelSource,
-    *,
-    threads: int,
-    tell: Callable[[int, int], None],
+    data: Iterator[tuple[Piece, NDArray[np.uint8]]], layout: Layout, encoder: Encoder, tell: Callable[[int, int], None]
 ) -> Iterator[tuple[Block, NDArray[np.float32]]]:
-    """Compute blocks one after another, each in the layout's pieces."""
-    pieces = (piece for block in blocks for piece in layout.pieces(block))
-    data = read_ahead(pieces, lambda piece: source.read(piece.regions), threads=threads, depth=threads + 1)
+    """Compute blocks one after another, each from its pieces."""
     for block, parts in itertools.groupby(data, key=lambda part: part[0].block):
         values = np.zeros((*block.valid.shape, encoder.dim), np.float32)
         for piece, pixels in parts:
