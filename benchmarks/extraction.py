@@ -1,10 +1,13 @@
 """Speed and memory of extraction: `python benchmarks/extraction.py SLIDE [--slide-mpp 1.0] [--mpp 1.0] [--json]`.
 
-One row per kind of map (random weights). "Network" is the encoder alone on the very tiles that extraction fed it, kept
+One row per kind of map (random weights). "Network" is the encoder alone on the very pixels that extraction fed it, kept
 in memory, in turn with extraction in the same process; "share" is the network's time over extraction's, which is 1
 where reading, stitching and writing cost nothing. CPU seconds are less disturbed by a busy machine than wall seconds.
-"Waste" is how many pixels went through the network per pixel of map with tissue (halos, and glass inside tiles). Peak
-memory is that of a process of its own that extracts once.
+
+"Waste" is the network's arithmetic over that of the map's cells with tissue alone (halos, and glass). Dense maps are
+also set against one undivided pass over the rectangle round the tissue, without a halo: "work" compares the
+arithmetic, "time" the CPU seconds of the whole extraction. The pass is timed on a square of at most 2048 px, since its
+memory grows with it, and scaled to the rectangle. Peak memory is that of a process of its own that extracts once.
 """
 
 from __future__ import annotations
@@ -17,34 +20,71 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from unittest import mock
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from wsipipe.config import Recipe
 from wsipipe.models.encoders import Encoder, build_encoder
+from wsipipe.models.row_stream import RowStream
 from wsipipe.pipeline.extract import extract_slide
 from wsipipe.slides import SlideEntry
 from wsipipe.store.feature_map import FeatureMap
 
 KINDS = ("patch", "dense")
+ONE_PASS_PX = 2048
 
 
 class Recording:
-    """An encoder that keeps what it is fed."""
+    """What the network is fed while the context lasts, and its arithmetic in units of one map cell's."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self.name, self.kind, self.dim = encoder.name, encoder.kind, encoder.dim
-        self.stride_px, self.halo_px = encoder.stride_px, encoder.halo_px
-        self.weights_digest = encoder.weights_digest
         self._encoder = encoder
         self.batches: list[torch.Tensor] = []
+        self.strips: list[tuple[RowStream, int, list[torch.Tensor]]] = []
 
-    def encode(self, batch: torch.Tensor) -> torch.Tensor:
-        """Encode and keep."""
-        self.batches.append(batch)
-        return self._encoder.encode(batch)
+    def __enter__(self) -> Self:
+        encode, push = type(self._encoder).encode, RowStream.push
+
+        def keep_batch(encoder: Encoder, batch: torch.Tensor) -> torch.Tensor:
+            self.batches.append(batch)
+            return encode(encoder, batch)
+
+        def keep_strip(stream: RowStream, strip: int, pixels: list[torch.Tensor]) -> torch.Tensor | None:
+            self.strips.append((stream, strip, pixels))
+            return push(stream, strip, pixels)
+
+        self._patches = ExitStack()
+        self._patches.enter_context(mock.patch.object(type(self._encoder), "encode", keep_batch))
+        self._patches.enter_context(mock.patch.object(RowStream, "push", keep_strip))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patches.close()
+
+    def network(self) -> None:
+        """Feed the network the same again."""
+        for batch in self.batches:
+            self._encoder.encode(batch).cpu()
+        for stream, strip, pixels in self.strips:
+            stream.push(strip, pixels)
+
+    @property
+    def read_px(self) -> int:
+        """Pixels that were read."""
+        strips = (part for _, _, pixels in self.strips for part in pixels)
+        return sum(batch[..., 0].numel() for batch in self.batches) + sum(part[:, 0].numel() for part in strips)
+
+    def cells(self, stride_px: int) -> float:
+        """Map cells whose arithmetic is that of what was computed."""
+        streams = {id(stream): stream for stream, _, _ in self.strips}.values()
+        streamed = sum(stream.macs() / stream.macs_per_output() for stream in streams)
+        return streamed + sum(batch[..., 0].numel() for batch in self.batches) / stride_px**2
 
 
 def main() -> None:
@@ -77,37 +117,51 @@ def recipe(options: argparse.Namespace, kind: str) -> Recipe:
     return Recipe.model_validate({"tile": {"mpp": options.mpp}, "encoder": encoder})
 
 
-def work(options: argparse.Namespace, kind: str, encoder: Encoder | None = None) -> tuple[int, int]:
-    """Extract into a new folder; return (cells with tissue, px per cell side)."""
+def work(options: argparse.Namespace, kind: str, encoder: Encoder | None = None) -> tuple[NDArray[np.bool_], int]:
+    """Extract into a new folder; return the cells with tissue and the px per cell side."""
     entry = SlideEntry(options.slide.stem, options.slide, options.slide_mpp)
     with tempfile.TemporaryDirectory() as folder:
         outcome = extract_slide(entry, Path(folder), recipe(options, kind), device=options.device, encoder=encoder)
         with FeatureMap.open(outcome.outputs[0]) as features:
-            cells = int(features.read_valid(slice(None), slice(None)).sum())
-            return cells, features.info.stride_px
+            return features.read_valid(slice(None), slice(None)), features.info.stride_px
 
 
 def measure(options: argparse.Namespace, kind: str) -> dict[str, Any]:
-    """One row: rates, their ratio, waste and peak memory."""
+    """One row: rates, their ratio, waste, one undivided pass, and peak memory."""
     encoder = build_encoder(recipe(options, kind).encoder, device=options.device)
-    recording = Recording(encoder)
-    cells, stride = work(options, kind, recording)
-    batches = recording.batches
-    fed = sum(batch[..., 0].numel() for batch in batches) / 1e6
-    runs = [
-        (seconds(lambda: work(options, kind, encoder)), seconds(lambda: network(encoder, batches)))
-        for _ in range(options.repeat)
-    ]
+    with Recording(encoder) as recording:
+        valid, stride = work(options, kind, encoder)
+    once = OnePass(encoder, valid, stride) if kind == "dense" else None
+    runs: list[tuple[tuple[float, float], ...]] = []
+    for _ in range(options.repeat):
+        calls = [lambda: work(options, kind, encoder), recording.network, *([once.run] if once else [])]
+        runs.append(tuple(map(seconds, calls)))
+    fed, cells = recording.read_px / 1e6, recording.cells(stride)
     row: dict[str, Any] = {"slide": options.slide.name, "encoder": options.encoder, "kind": kind, "mp": fed}
     for place, clock in enumerate(("wall", "cpu")):
         whole, bare = (min(run[part][place] for run in runs) for part in (0, 1))
         row[clock] = {"extract_mp_s": fed / whole, "network_mp_s": fed / bare, "share": bare / whole}
-    return row | {"waste": fed * 1e6 / (cells * stride**2), "peak_mb": peak(kind)}
+    row |= {"waste": cells / np.count_nonzero(valid), "peak_mb": peak(kind), "one_pass": None}
+    if once:
+        spent, passed = (min(run[part][1] for run in runs) for part in (0, 2))
+        row["one_pass"] = {"work": cells / once.cells, "time": spent / (passed * once.share)}
+    return row
 
 
-def network(encoder: Encoder, batches: list[torch.Tensor]) -> None:
-    for batch in batches:
-        encoder.encode(batch).cpu()
+class OnePass:
+    """One pass of a dense encoder over the rectangle round the tissue, or over a square of its size at most."""
+
+    def __init__(self, encoder: Encoder, valid: NDArray[np.bool_], stride_px: int) -> None:
+        height, width = (np.ptp(axis) + 1 for axis in np.nonzero(valid))
+        self.cells = int(height * width)
+        sides = [min(int(side) * stride_px, ONE_PASS_PX) for side in (height, width)]
+        self.share = self.cells * stride_px**2 / (sides[0] * sides[1])
+        self._encoder = encoder
+        self._pixels = torch.randint(0, 256, (1, *sides, 3), dtype=torch.uint8)
+
+    def run(self) -> None:
+        """Do it."""
+        self._encoder.encode(self._pixels).cpu()
 
 
 def seconds(call: Callable[[], object]) -> tuple[float, float]:
@@ -139,12 +193,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     head = f"{'kind':6} {'MP':>7} {'waste':>6}" + "".join(
         f"{clock + ': extract / network MP/s, share':>38}" for clock in ("wall", "cpu")
     )
-    lines = [f"{rows[0]['slide']}, {rows[0]['encoder']}", head + f"{'peak MB':>9}"]
+    head += f"{'one pass: work, time':>22}{'peak MB':>9}"
+    lines = [f"{rows[0]['slide']}, {rows[0]['encoder']}", head]
     for row in rows:
         line = f"{row['kind']:6} {row['mp']:7.1f} {row['waste']:6.2f}"
         for clock in ("wall", "cpu"):
             rates = row[clock]
             line += f"{rates['extract_mp_s']:20.3f} / {rates['network_mp_s']:5.3f} {rates['share']:9.3f}"
+        once = row["one_pass"]
+        line += f"{once['work']:16.2f}{once['time']:6.2f}" if once else f"{'-':>22}"
         lines.append(line + f"{row['peak_mb']:9.0f}")
     return "\n".join(lines) + "\n"
 

@@ -10,6 +10,7 @@ import pytest
 from distributed import LocalCluster
 
 from wsipipe.errors import WsipipeError
+from wsipipe.numerics.solvers.tasks import available_threads
 from wsipipe.parallel import WorkerLostError, map_items, spread
 from wsipipe.progress import Progress
 
@@ -73,7 +74,7 @@ def test_workers_know_their_number_and_share_the_cores():
     """Several workers take a GPU each, and all cores between them."""
     results = dict(map_items(place, list(range(6)), workers=2))
     assert {index for index, _ in results.values()} <= {"0", "1"}
-    assert {threads for _, threads in results.values()} == {max(1, os.cpu_count() // 2)}
+    assert {threads for _, threads in results.values()} == {max(1, available_threads() // 2)}
 
 
 # --- rounds of tasks -------------------------------------------------------------------------------------------------

@@ -184,8 +184,10 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Client]:
 
 
 def _local_settings(workers: int) -> dict[str, object]:
-    """Workers share the cores; without this dask gives each process a single thread."""
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    """Workers share the cores that this process may use; without this dask gives each process a single thread."""
+    from wsipipe.numerics.solvers.tasks import available_threads
+
+    threads = str(max(1, available_threads() // workers))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     return {
         "distributed.scheduler.allowed-failures": _SECOND_CHANCES,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from wsipipe.errors import ConfigError
 
@@ -30,6 +32,12 @@ def pick_device(name: str = "auto") -> torch.device:
     if not _is_present(device):
         raise ConfigError(f"this machine has no device {name!r}", remedy="use --device auto or cpu")
     return device
+
+
+def pinned(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """Tensor of an array; for CUDA in pinned memory, whose copy to the device does not keep the CPU waiting."""
+    tensor = torch.from_numpy(pixels)
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def _is_present(device: torch.device) -> bool:

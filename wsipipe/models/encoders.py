@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from wsipipe.config import USER_CODE, EncoderSettings
 from wsipipe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wsipipe.models.row_layers import Layer
 
 
 class Encoder(Protocol):
@@ -55,6 +59,17 @@ class Encoder(Protocol):
         Tensor
             float32 on the encoder's device. Patch: (n, dim). Dense: (n, dim, h / stride, w / stride).
         """
+        ...
+
+
+@runtime_checkable
+class Streamable(Protocol):
+    """A dense encoder whose maps can be computed strip by strip; see `wsipipe.models.row_stream`."""
+
+    device: torch.device
+
+    def row_layers(self) -> tuple[Layer, ...]:
+        """Layers that take (1, 3, h, w) uint8 pixels, on `device`, and give what `encode` gives."""
         ...
 
 

@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsipipe.errors import ConfigError
 from wsipipe.models.receptive_field import main_path, receptive_field
+from wsipipe.models.row_layers import Layer, layers_of
 from wsipipe.models.stem import Stem
 from wsipipe.models.weights import read_weights, weights_digest
 
@@ -65,6 +66,10 @@ class ResNetEncoder(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    def row_layers(self) -> tuple[Layer, ...]:
+        """Layers for `wsipipe.models.row_stream`; see `wsipipe.models.encoders.Streamable`."""
+        return tuple(layers_of(self.body))
 
     @torch.inference_mode()
     def encode(self, batch: Tensor) -> Tensor:

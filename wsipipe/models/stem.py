@@ -47,6 +47,14 @@ class Stem(nn.Module):
         bands = [self._band(x, start, stop) for start, stop in self._bands(*x.shape)]
         return bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
 
+    def inside(self, x: Tensor) -> Tensor:
+        """(n, 3, h, w) uint8 -> (n, c, (h - 7) // 4, (w - 7) // 4): without padding, and not in bands."""
+        y = functional.conv2d(self._normalised(x), self.conv1.weight, self.conv1.bias, stride=2)
+        return functional.max_pool2d(functional.relu(self.bn1(y), inplace=True), 3, stride=2)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return x.to(self.gain.dtype).mul_(self.gain).add_(self.shift)
+
     def _bands(self, n: int, _: int, height: int, width: int) -> Iterator[tuple[int, int]]:
         """Rows of the output, few enough at a time."""
         conv_row = n * self.conv1.out_channels * -(-width // 2)
@@ -64,8 +72,9 @@ class Stem(nn.Module):
         conv_rows = -(-x.shape[2] // 2)
         first, last = max(2 * start - 1, 0), min(2 * stop, conv_rows)
         top, bottom = 2 * first - 3, 2 * last + 2
-        inside = x[:, :, max(top, 0) : bottom].to(torch.float32).mul_(self.gain).add_(self.shift)
-        inside = functional.pad(inside, (0, 0, max(-top, 0), max(bottom - x.shape[2], 0)))
+        inside = functional.pad(
+            self._normalised(x[:, :, max(top, 0) : bottom]), (0, 0, max(-top, 0), max(bottom - x.shape[2], 0))
+        )
         y = functional.conv2d(inside, self.conv1.weight, self.conv1.bias, stride=2, padding=(0, 3))
         y = functional.relu(self.bn1(y), inplace=True)
         above, below = first - (2 * start - 1), 2 * stop - last

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,20 @@ from numpy.typing import NDArray
 
 from wsipipe.config import Recipe
 from wsipipe.errors import ConfigError, TissueError
-from wsipipe.models.devices import pick_device
-from wsipipe.models.encoders import Encoder, build_encoder
+from wsipipe.models.devices import pick_device, pinned
+from wsipipe.models.encoders import Encoder, Streamable, build_encoder
+from wsipipe.numerics.solvers.tasks import available_threads
 from wsipipe.numerics.tissue import Tissue
+from wsipipe.pipeline.dense_stream import DenseStream
 from wsipipe.pipeline.feature_plan import feature_path, plan_map
-from wsipipe.pipeline.layouts import Block, DenseLayout, Layout, PatchLayout, WindowLayout
+from wsipipe.pipeline.layouts import Block, DenseLayout, Layout, PatchLayout, Piece, WindowLayout
 from wsipipe.pipeline.memory import release_memory
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.pixel_source import PixelSource
 from wsipipe.pipeline.stain import normalised, with_target
 from wsipipe.pipeline.tile import kept_cells
 from wsipipe.pipeline.tissue_reuse import tissue_for
+from wsipipe.pipeline.write_behind import WriteBehind
 from wsipipe.progress import Progress, Report, silent
 from wsipipe.read_ahead import read_ahead
 from wsipipe.slides import MppView, SlideEntry, open_slide
@@ -66,8 +69,8 @@ def extract_slide(
     encoder : Encoder, optional
         What the recipe's encoder section builds, where the caller has it already.
     core_px : int
-        Dense maps: about the side in target px of what is computed at once, without the halo. The map does not
-        depend on it; larger is faster and needs more memory.
+        Dense maps: about the side in target px of a block, the unit that is written as a whole. Encoders that cannot
+        be streamed compute a block at once, with a halo: larger is faster and needs more memory.
 
     Returns
     -------
@@ -97,7 +100,7 @@ def extract_slide(
         view, info = normalised(view, info, tissue, recipe.stain)
         layout = _layout(tissue, info, recipe, encoder, core_px=core_px, path=entry.path)
         with FeatureMapWriter.open(path, info, block=layout.block_cells) as writer:
-            message = _fill(writer, layout, view, encoder, threads=reading_threads(target), report=report)
+            message = _fill(writer, layout, view, encoder, device=target, report=report)
             writer.finish()
     return SlideOutcome(entry.key, "done", message, (path,))
 
@@ -120,47 +123,81 @@ def _layout(
 
 
 def _fill(
-    writer: FeatureMapWriter, layout: Layout, view: MppView, encoder: Encoder, *, threads: int, report: Report
+    writer: FeatureMapWriter, layout: Layout, view: MppView, encoder: Encoder, *, device: torch.device, report: Report
 ) -> str:
     """Compute the blocks that are not done yet; return a line about it."""
     release_memory()  # what building the encoder and finding tissue left
-    todo, total = _settle_empty_blocks(writer, layout)
+    todo, occupied, total = _settle_empty_blocks(writer, layout)
     started, done, pixels_read = time.perf_counter(), 0, 0
     report(Progress(writer.info.slide, "extract", done, total))
-    pieces = (piece for block in _blocks(writer, layout, todo) for piece in layout.pieces(block))
-    with PixelSource(view) as source:
-        data = read_ahead(pieces, lambda piece: source.read(piece.regions), threads=threads, depth=threads + 1)
-        for block, parts in itertools.groupby(data, key=lambda part: part[0].block):
-            values = np.zeros((*block.valid.shape, encoder.dim), np.float32)
-            for piece, pixels in parts:
-                values[piece.rows, piece.cols] = layout.arrange(encode(encoder, pixels), piece)
-                done += piece.cells
-                pixels_read += pixels[..., 0].size
-                report(Progress(writer.info.slide, "extract", done, total))
-            i, j = block.index
-            writer.write_block(i, j, values, block.valid)
-            release_memory()
+
+    def tell(cells: int, pixels: int) -> None:
+        nonlocal done, pixels_read
+        done += cells
+        pixels_read += pixels
+        report(Progress(writer.info.slide, "extract", done, total))
+
+    with PixelSource(view) as source, WriteBehind() as behind:
+        computed: Iterator[tuple[Block, NDArray[np.float32] | NDArray[np.float16]]]
+        if isinstance(layout, DenseLayout) and isinstance(encoder, Streamable):
+            stream = DenseStream(layout, encoder.row_layers(), device, encoder.dim)
+            computed = stream.blocks(set(todo), occupied, source, threads=reading_threads(device), tell=tell)
+        else:
+            pieces = (piece for block in _blocks(writer, layout, todo) for piece in layout.pieces(block))
+            data = _read(pieces, source, device)
+            computed = _by_pieces(data, layout, encoder, tell)
+        for block, values in computed:
+            behind.put(partial(writer.write_block, *block.index, values, block.valid))
     seconds = max(time.perf_counter() - started, 1e-9)
     return f"{done} cells of {encoder.dim} values, {pixels_read / 1e6 / seconds:.2f} MP/s"
 
 
-def _settle_empty_blocks(writer: FeatureMapWriter, layout: Layout) -> tuple[list[tuple[int, int]], int]:
-    """Write off the blocks without tissue; return the others and the number of cells to compute."""
+def _read(
+    pieces: Iterator[Piece], source: PixelSource, device: torch.device
+) -> Iterator[tuple[Piece, NDArray[np.uint8]]]:
+    def read(piece: Piece) -> NDArray[np.uint8]:
+        return np.asarray(pinned(source.read(piece.regions), device).numpy())
+
+    threads = reading_threads(device)
+    return read_ahead(pieces, read, threads=threads, depth=threads + 1)
+
+
+def _by_pieces(
+    data: Iterator[tuple[Piece, NDArray[np.uint8]]], layout: Layout, encoder: Encoder, tell: Callable[[int, int], None]
+) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+    """Compute blocks one after another, each from its pieces."""
+    for block, parts in itertools.groupby(data, key=lambda part: part[0].block):
+        values = np.zeros((*block.valid.shape, encoder.dim), np.float32)
+        for piece, pixels in parts:
+            values[piece.rows, piece.cols] = layout.arrange(encode(encoder, pixels), piece)
+            tell(piece.cells, pixels[..., 0].size)
+        yield block, values
+        release_memory()
+
+
+def _settle_empty_blocks(
+    writer: FeatureMapWriter, layout: Layout
+) -> tuple[list[tuple[int, int]], NDArray[np.bool_], int]:
+    """Write off the blocks without tissue; return the others, all blocks with tissue, and the cells to compute."""
+    left = set(writer.blocks)
+    grid, side = layout.grid, layout.block_cells
+    occupied = np.zeros((-(-grid.rows // side), -(-grid.cols // side)), np.bool_)
     todo, cells = [], 0
-    for block in _blocks(writer, layout, list(writer.blocks)):
+    for block in _blocks(writer, layout, list(np.ndindex(occupied.shape))):
         count = int(np.count_nonzero(block.valid))
-        if count:
+        occupied[block.index] = count > 0
+        if block.index in left and count:
             todo.append(block.index)
             cells += count
-        else:
+        elif block.index in left:
             writer.write_block(*block.index, None, block.valid)
-    return todo, cells
+    return todo, occupied, cells
 
 
-def _blocks(writer: FeatureMapWriter, layout: Layout, indices: list[tuple[int, int]]) -> Iterator[Block]:
-    for index in indices:
-        rows, cols = writer.block_slices(*index)
-        yield Block(index, rows, cols, layout.valid(rows, cols))
+def _blocks(writer: FeatureMapWriter, layout: Layout, indices: Iterable[tuple[int, ...]]) -> Iterator[Block]:
+    for i, j in indices:
+        rows, cols = writer.block_slices(i, j)
+        yield Block((i, j), rows, cols, layout.valid(rows, cols))
 
 
 def encode(encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -186,4 +223,4 @@ def encode(encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def reading_threads(device: torch.device) -> int:
     """Threads that read ahead: one feeds a CPU, whose cores are busy with the network; a GPU takes what there is."""
-    return min(8, os.cpu_count() or 1) if device.type == "cuda" else 1
+    return min(8, available_threads()) if device.type == "cuda" else 1

@@ -253,7 +253,7 @@ class FeatureMapWriter:
 
     def _as_half(self, vectors: NDArray[Any], i: int, j: int) -> NDArray[np.float16]:
         with np.errstate(over="ignore"):
-            half = vectors.astype(np.float16)
+            half = vectors.astype(np.float16, copy=False)
         if not np.isfinite(half).all():
             worst = float(np.nanmax(np.abs(vectors))) if np.isfinite(vectors).any() else float("nan")
             problem = "NaN" if np.isnan(half).any() else f"{worst:g}, beyond what float16 holds (65504)"
