@@ -78,7 +78,9 @@ class Tiles:
 
 
 def regions_of(block: Region, side: int) -> list[Region]:
-    return [Region(x, y, side, side) for y in range(block.y, block.y_end, side) for x in range(block.x, block.x_end, side)]
+    return [
+        Region(x, y, side, side) for y in range(block.y, block.y_end, side) for x in range(block.x, block.x_end, side)
+    ]
 
 
 def timed(work: Callable[[list[object]], None], items: list[object], threads: int) -> float:
@@ -130,10 +132,10 @@ def rows_of(runs: dict[int, list[dict[str, float]]], side: int, *, aligned: bool
     first = min(runs)
     for threads, repeats in runs.items():
         for name in ("bare", *READERS):
-            ratios = {other: statistics.median(run[other] / run[name] for run in repeats) for other in ("bare", "openslide")}
-            faster = statistics.median(
-                one[name] / many[name] for one, many in zip(runs[first], repeats, strict=True)
-            )
+            ratios = {
+                other: statistics.median(run[other] / run[name] for run in repeats) for other in ("bare", "openslide")
+            }
+            faster = statistics.median(one[name] / many[name] for one, many in zip(runs[first], repeats, strict=True))
             rate = pixels / statistics.median(run[name] for run in repeats) / 1e6
             yield Row(name, side, aligned, threads, rate, ratios["bare"], ratios["openslide"], faster)
 

@@ -71,7 +71,7 @@ class DirectReader(LazyReader[TileFile]):
         self._took_over = True
 
     def level_backend(self, level: int) -> str:
-        """Name of what reads a level: "direct", or the library."""
+        """Name of what reads a level; see `SlideReader.level_backend`."""
         return self.backend if self._is_direct(level) else self._library.backend
 
     def close(self) -> None:
@@ -105,18 +105,18 @@ class DirectReader(LazyReader[TileFile]):
     def _read(self, part: Region, level: int) -> NDArray[np.uint8]:
         if not self._is_direct(level):
             return self._library.read_region(part, level)
-        return self._use().read(part, level, missing=self._painted, damaged=self._given_up)
+        return self._use().read(part, level, self._stand_in)
 
-    def _painted(self, tile: Tile) -> NDArray[np.uint8]:
-        """A tile that the file does not hold: Aperio's are made from finer levels, others are glass."""
-        return self._library.read_region(tile.inside, tile.level)
-
-    def _given_up(self, tile: Tile, error: TileError) -> NDArray[np.uint8]:
+    def _stand_in(self, tile: Tile, error: TileError | None) -> NDArray[np.uint8]:
+        if error is None:
+            # Left out by the scanner. Aperio's are made from finer levels, others are glass: the library knows.
+            return self._library.read_region(tile.inside, tile.level)
         problem = f"tile in column {tile.column}, row {tile.row} of level {tile.level} cannot be read: {error}"
         if self._damaged_tiles == "white":
             warnings.warn(f"{self.path}: {problem}; left white", UserWarning, stacklevel=2)
             return white(tile.inside.height, tile.inside.width)
-        raise SlideError(problem, path=self.path, remedy="the file may be damaged or cut off: copy it again")
+        remedy = "the file may be damaged or cut off: copy it again"
+        raise SlideError(problem, path=self.path, remedy=remedy) from error
 
     def _is_direct(self, level: int) -> bool:
         if level not in self._direct:
@@ -130,7 +130,7 @@ class DirectReader(LazyReader[TileFile]):
         handle = self._use()
         for tile in _samples(handle.stored(level), level):
             try:
-                ours = handle.read(tile.inside, level, missing=self._painted, damaged=self._given_up)
+                ours = handle.read(tile.inside, level, self._stand_in)
                 theirs = self._library.read_region(tile.inside, level)
             except SlideError:
                 return False

@@ -7,7 +7,7 @@ decoder that is given the tile alone goes by a JFIF marker (YCbCr), then by Adob
 
 from __future__ import annotations
 
-_START, _END = b"\xff\xd8", b"\xff\xd9"
+_START, _SCAN, _END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _START_OF_SCAN, _JFIF, _ADOBE = 0xDA, 0xE0, 0xEE
 
 
@@ -30,8 +30,10 @@ class JpegStream:
 
     def complete(self, tile: bytes) -> bytes:
         """Stream with tables and the right colour marker of a tile as it stands in the file."""
-        if any(name in tile for name in self._overruling):
-            tile = without_colour_markers(tile)
+        header = tile.find(_SCAN)
+        for name in self._overruling:
+            if tile.find(name, 0, header) >= 0:
+                tile = without_colour_markers(tile)
         return self._head + tile[len(_START) :] if tile.startswith(_START) else tile
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsipipe.geometry import Region
-from wsipipe.slides.tile_cache import TileCache
+from wsipipe.slides.tile_cache import TileCache, shaped, tile_buffers
 from wsipipe.slides.tile_codecs import TileError
 from wsipipe.slides.tile_levels import TileLevel
 
@@ -30,10 +30,11 @@ class Tile:
     inside: Region
 
 
-Stand = Callable[[Tile], NDArray[np.uint8]]
-"""Gives (h, w, 3) uint8 pixels of `Tile.inside` for a tile that the file does not hold."""
-StandIn = Callable[[Tile, TileError], NDArray[np.uint8]]
-"""The same for a tile that cannot be decoded, or raises."""
+StandIn = Callable[[Tile, TileError | None], NDArray[np.uint8]]
+"""Gives (h, w, 3) uint8 pixels of `Tile.inside`, or raises, for a tile that cannot be decoded; the error is None where
+the file does not hold the tile."""
+Key = tuple[int, int, int]
+"""Level, row and column of a tile."""
 
 
 class TileFile:
@@ -56,11 +57,18 @@ class TileFile:
 
     def __init__(self, path: Path, levels: Sequence[TileLevel | str], *, cache_bytes: int = CACHE_BYTES) -> None:
         self.levels = levels
-        self.cache = TileCache(cache_bytes)
+        self._largest = max((level.tile_bytes for level in levels if isinstance(level, TileLevel)), default=1)
+        self.cache = TileCache(self._largest, cache_bytes)
         self._bytes = _ByteSource(path)
         self._own = threading.local()
 
-    def read(self, part: Region, level: int, *, missing: Stand, damaged: StandIn) -> NDArray[np.uint8]:
+    def stored(self, level: int) -> TileLevel:
+        """Tiles of a level that has some."""
+        found = self.levels[level]
+        assert isinstance(found, TileLevel)
+        return found
+
+    def read(self, part: Region, level: int, stand_in: StandIn) -> NDArray[np.uint8]:
         """Read pixels.
 
         Parameters
@@ -69,7 +77,7 @@ class TileFile:
             In px of `level`, inside it.
         level : int
             A level with a `TileLevel`.
-        missing, damaged : callable
+        stand_in : callable
             What stands for tiles that the file does not hold, or that cannot be decoded.
 
         Returns
@@ -78,54 +86,63 @@ class TileFile:
         """
         out = np.empty((part.height, part.width, 3), np.uint8)
         stored = self.stored(level)
-        for tile in _tiles_of(stored, part, level):
-            try:
-                if stored.counts[tile.row, tile.column]:
-                    self._place(tile, part, out)
-                else:
-                    target, source = _overlap(tile.inside, part, out)
-                    target[...] = missing(tile)[source]
-            except TileError as error:
-                target, source = _overlap(tile.inside, part, out)
-                target[...] = damaged(tile, error)[source]
+        columns = _along(part.x, part.x_end, stored.tile_width)
+        for row, there_y, from_y in _along(part.y, part.y_end, stored.tile_height):
+            band = out[there_y]
+            for column, there_x, from_x in columns:
+                self._place((level, row, column), band[:, there_x], (from_y, from_x), stand_in)
         return out
 
-    def stored(self, level: int) -> TileLevel:
-        """Tiles of a level that has some."""
-        found = self.levels[level]
-        assert isinstance(found, TileLevel)
-        return found
+    def _place(self, key: Key, target: NDArray[np.uint8], source: tuple[slice, slice], stand_in: StandIn) -> None:
+        """Fill `target` with the part `source` of a tile."""
+        height, width, _ = target.shape
+        slot = self.cache.find(key, height * width)
+        if slot is not None:
+            target[...] = slot.pixels[source]
+            self.cache.release(slot)
+            return
+        shape = self.stored(key[0]).tile_shape
+        if target.shape == shape and target.flags.c_contiguous:
+            self._fill(target, key, stand_in)
+        elif height * width == self.stored(key[0]).inside_px(key[1], key[2]):
+            target[...] = self._fill(self._scratch(shape), key, stand_in)[source]
+        else:
+            self._place_and_keep(key, target, source, stand_in)
 
-    def decode(self, tile: Tile, out: NDArray[np.uint8]) -> None:
-        """Decode a whole tile, beyond the edges of the slide too, into a C-contiguous array; TileError if it fails."""
-        stored = self.stored(tile.level)
-        count = int(stored.counts[tile.row, tile.column])
-        stored.decode(self._bytes.read(int(stored.offsets[tile.row, tile.column]), count), out)
-
-    def _place(self, tile: Tile, part: Region, out: NDArray[np.uint8]) -> None:
-        target, source = _overlap(tile.inside, part, out)
+    def _place_and_keep(
+        self, key: Key, target: NDArray[np.uint8], source: tuple[slice, slice], stand_in: StandIn
+    ) -> None:
+        stored = self.stored(key[0])
+        slot = self.cache.room(stored.tile_shape)
+        if slot is None:
+            target[...] = self._fill(self._scratch(stored.tile_shape), key, stand_in)[source]
+            return
+        with self.cache.filling(slot):
+            target[...] = self._fill(slot.pixels, key, stand_in)[source]
         px = target.shape[0] * target.shape[1]
-        key = tile.level, tile.row, tile.column
-        pixels = self.cache.get(key, px)
-        if pixels is None:
-            stored = self.stored(tile.level)
-            shape = stored.tile_height, stored.tile_width, 3
-            if target.shape == shape and target.flags.c_contiguous:
-                self.decode(tile, target)
-                return
-            of_px = tile.inside.width * tile.inside.height
-            whole = px == of_px
-            pixels = self._scratch(shape) if whole else np.empty(shape, np.uint8)
-            self.decode(tile, pixels)
-            if not whole:
-                self.cache.put(key, pixels, px, of_px=of_px)
-        target[...] = pixels[source]
+        self.cache.keep(slot, key, px, of_px=stored.inside_px(key[1], key[2]))
+
+    def _fill(self, out: NDArray[np.uint8], key: Key, stand_in: StandIn) -> NDArray[np.uint8]:
+        """Decode a whole tile, beyond the edges of the slide too, into a C-contiguous array."""
+        level, row, column = key
+        stored = self.stored(level)
+        start, count = stored.offsets.item(row, column), stored.counts.item(row, column)
+        told = None
+        if count:
+            try:
+                stored.decode(self._bytes.read(start, count), out)
+                return out
+            except TileError as error:
+                told = error
+        pixels = stand_in(tile_at(stored, level, column, row), told)
+        out[: pixels.shape[0], : pixels.shape[1]] = pixels
+        return out
 
     def _scratch(self, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-        """An array of this thread's own, used again and again: it stays in the processor's cache."""
+        """Room for a tile that is this thread's own, used again and again: it stays in the processor's cache."""
         found: NDArray[np.uint8] | None = getattr(self._own, "pixels", None)
         if found is None or found.shape != shape:
-            found = self._own.pixels = np.empty(shape, np.uint8)
+            found = self._own.pixels = shaped(*tile_buffers(1, self._largest), shape)
         return found
 
 
@@ -161,14 +178,6 @@ def _read_at(file: int, start: int, count: int, lock: threading.Lock) -> bytes:
         return os.read(file, count)
 
 
-def _tiles_of(stored: TileLevel, part: Region, level: int) -> Iterator[Tile]:
-    """Tiles that a region touches, row by row."""
-    width, height = stored.tile_width, stored.tile_height
-    for row in range(part.y // height, -(-part.y_end // height)):
-        for column in range(part.x // width, -(-part.x_end // width)):
-            yield tile_at(stored, level, column, row)
-
-
 def tile_at(stored: TileLevel, level: int, column: int, row: int) -> Tile:
     """Tile in a column and row of a level."""
     inside = Region(column * stored.tile_width, row * stored.tile_height, stored.tile_width, stored.tile_height)
@@ -177,11 +186,10 @@ def tile_at(stored: TileLevel, level: int, column: int, row: int) -> Tile:
     return Tile(level, column, row, clipped)
 
 
-def _overlap(
-    inside: Region, part: Region, out: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint8], tuple[slice, slice]]:
-    """Where the tile and the region meet: a view of `out`, and what to take of the tile."""
-    y, x = max(inside.y, part.y), max(inside.x, part.x)
-    y_end, x_end = min(inside.y_end, part.y_end), min(inside.x_end, part.x_end)
-    target = out[y - part.y : y_end - part.y, x - part.x : x_end - part.x]
-    return target, (slice(y - inside.y, y_end - inside.y), slice(x - inside.x, x_end - inside.x))
+def _along(start: int, stop: int, side: int) -> list[tuple[int, slice, slice]]:
+    """Tiles along one axis that [start, stop) touches: index, where their px go, counted from `start`, and which."""
+    found = []
+    for index in range(start // side, -(-stop // side)):
+        first, last = max(index * side, start), min((index + 1) * side, stop)
+        found.append((index, slice(first - start, last - start), slice(first - index * side, last - index * side)))
+    return found

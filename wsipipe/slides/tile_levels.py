@@ -16,6 +16,8 @@ from wsipipe.slides.tile_codecs import Decoder, TileFormat, tile_decoder
 
 # What tifffile raises on files that are no TIFF, or damaged; its own error is a ValueError.
 _FAILURES = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, struct.error)
+# Of larger ones, too few fit into the cache to be worth it.
+LARGEST_TILE_PX = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,21 @@ class TileLevel:
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
     decode: Decoder
+
+    @property
+    def tile_shape(self) -> tuple[int, int, int]:
+        """Of the pixels of a tile."""
+        return self.tile_height, self.tile_width, 3
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of the pixels of a tile."""
+        return self.tile_height * self.tile_width * 3
+
+    def inside_px(self, row: int, column: int) -> int:
+        """Px of a tile that lie inside the slide."""
+        height = min(self.tile_height, self.height - row * self.tile_height)
+        return height * min(self.tile_width, self.width - column * self.tile_width)
 
 
 def find_tile_levels(path: Path, level_dimensions: Sequence[tuple[int, int]]) -> list[TileLevel | str]:
@@ -102,6 +119,8 @@ def _tiles(page: tifffile.TiffPage) -> TileLevel | str:
         height=page.tilelength,
         tables=page.jpegtables or b"",
     )
+    if form.width * form.height > LARGEST_TILE_PX:
+        return f"its tiles of {form.width} x {form.height} px are too large to keep"
     decode = tile_decoder(form)
     if decode is None:
         return f"its tiles are of another kind ({_name(page.compression)}, {_name(page.photometric)})"
