@@ -19,7 +19,9 @@ def test_openslide_comes_first_and_its_tiles_are_read_directly(slide_path):
         assert reader.mpp_source == "openslide.mpp-x"
 
 
-@pytest.mark.parametrize(("forced", "vendor"), [("openslide", "aperio"), ("tiffslide", "aperio"), ("image", "image"), ("direct", "aperio")])
+@pytest.mark.parametrize(
+    ("forced", "vendor"), [("openslide", "aperio"), ("tiffslide", "aperio"), ("image", "image"), ("direct", "aperio")]
+)
 def test_a_library_can_be_forced(slide_path, forced, vendor):
     with open_slide(slide_path, reader=forced) as reader:
         assert (reader.backend, reader.vendor) == (forced, vendor)
@@ -60,7 +62,9 @@ def test_absurd_override(slide_path):
 
 
 def test_unknown_reader(slide_path):
-    with pytest.raises(SlideError, match=r"no reader is called 'bioformats'.*auto, openslide, tiffslide, image, direct"):
+    with pytest.raises(
+        SlideError, match=r"no reader is called 'bioformats'.*auto, openslide, tiffslide, image, direct"
+    ):
         open_slide(slide_path, reader="bioformats")
 
 

@@ -36,8 +36,8 @@ def describe_slide(path: str | Path, *, mpp: float | None = None, reader: str = 
     dict
         In this order: file; bytes; vendor; reader; width, height (level-0 px); levels (list of width, height,
         downsample, mpp, reader); mpp (um per level-0 px or None); mpp_source; objective_power (None where not told);
-        bounds (x, y, width, height of the scanned area in level-0 px); identity; tissue_fraction (of the whole slide) and
-        tissue_mm2, None where they cannot be told; notes (list of str). Holds only JSON types.
+        bounds (x, y, width, height of the scanned area in level-0 px); identity; tissue_fraction (of the whole slide)
+        and tissue_mm2, None where they cannot be told; notes (list of str). Holds only JSON types.
 
     Raises
     ------

@@ -35,7 +35,7 @@ class DirectReader(LazyReader[TileFile]):
     check : bool
         Read a level directly only where its downsample is whole and the library gives the same pixels, up to
         rounding, for the first, the middle and the fullest of its tiles. Without, every level that is stored as
-        plain tiles.
+        plain tiles. Levels are looked at when they are first read.
     damaged : "error" or "white"
         Raise where a tile cannot be decoded, or warn and leave it white.
 
@@ -109,7 +109,7 @@ class DirectReader(LazyReader[TileFile]):
 
     def _stand_in(self, tile: Tile, error: TileError | None) -> NDArray[np.uint8]:
         if error is None:
-            # Left out by the scanner. Aperio's are made from finer levels, others are glass: the library knows.
+            # Left out by the scanner: Aperio's are made from finer levels, others are glass; the library knows.
             return self._library.read_region(tile.inside, tile.level)
         problem = f"tile in column {tile.column}, row {tile.row} of level {tile.level} cannot be read: {error}"
         if self._damaged_tiles == "white":
@@ -120,10 +120,17 @@ class DirectReader(LazyReader[TileFile]):
 
     def _is_direct(self, level: int) -> bool:
         if level not in self._direct:
-            self._direct[level] = isinstance(self._use().levels[level], TileLevel) and (
-                not self._check or (self.level_downsamples[level].is_integer() and self._agrees(level))
-            )
+            plain = isinstance(self._use().levels[level], TileLevel)
+            self._direct[level] = plain and (not self._check or (self._may_agree(level) and self._agrees(level)))
         return self._direct[level]
+
+    def _may_agree(self, level: int) -> bool:
+        """Whether nothing is known by which the library reads a level in another way."""
+        if not self.level_downsamples[level].is_integer():
+            return False
+        # OpenSlide paints whatever lies below a tile that Aperio left out from finer levels, stored or not.
+        finer = [each for each in self._use().levels[:level] if isinstance(each, TileLevel)]
+        return self.vendor != "aperio" or all(each.counts.all() for each in finer)
 
     def _agrees(self, level: int) -> bool:
         """Whether the library gives the same pixels."""

@@ -93,12 +93,13 @@ def _jpeg_2000(data: bytes, out: NDArray[np.uint8]) -> None:
 
 
 def _lossless(form: TileFormat) -> Decoder | None:
-    unpack = {
+    codecs: dict[int, Callable[[bytes], bytes | bytearray]] = {
         NONE: bytes,
         LZW: imagecodecs.lzw_decode,
         DEFLATE: imagecodecs.zlib_decode,
         OLD_DEFLATE: imagecodecs.zlib_decode,
-    }.get(form.compression)
+    }
+    unpack = codecs.get(form.compression)
     if unpack is None:
         return None
     shape = form.height, form.width, form.samples

@@ -142,7 +142,7 @@ class TileFile:
         """Room for a tile that is this thread's own, used again and again: it stays in the processor's cache."""
         found: NDArray[np.uint8] | None = getattr(self._own, "pixels", None)
         if found is None or found.shape != shape:
-            found = self._own.pixels = shaped(*tile_buffers(1, self._largest), shape)
+            found = self._own.pixels = shaped(tile_buffers(1, self._largest)[0], shape)
         return found
 
 
