@@ -50,7 +50,8 @@ def _line(value: object) -> str:
     """One value for people: numbers rounded, levels and boxes as words."""
     if isinstance(value, dict):
         mpp = "" if value["mpp"] is None else f", {value['mpp']:.4g} um/px"
-        return f"{value['width']} x {value['height']} px, downsample {value['downsample']:.5g}{mpp}"
+        size = f"{value['width']} x {value['height']} px, downsample {value['downsample']:.5g}{mpp}"
+        return f"{size}, read by {value['reader']}"
     if isinstance(value, list):
         x, y, width, height = value
         return f"{width} x {height} px from ({x}, {y})"

@@ -11,7 +11,7 @@ Slides = Annotated[
     list[Path], typer.Argument(help="Slides, folders of slides, or a CSV with a `wsi` and optional `mpp` column.")
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Project folder that holds everything wsipipe writes.")]
-Reader = Annotated[str, typer.Option(help="auto, openslide, tiffslide or image.")]
+Reader = Annotated[str, typer.Option(help="auto, direct, openslide, tiffslide or image.")]
 SlideMpp = Annotated[
     float | None, typer.Option("--slide-mpp", help="um per level-0 px, for slides that do not say or are wrong.")
 ]

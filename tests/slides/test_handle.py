@@ -16,14 +16,14 @@ from wsipipe.errors import SlideError
 from wsipipe.geometry import Region
 from wsipipe.slides import open_slide
 
-BACKENDS = ("openslide", "tiffslide", "image")
+BACKENDS = ("openslide", "tiffslide", "image", "direct")
 
 
 @pytest.fixture(scope="module")
 def paths(slide_path, picture, tmp_path_factory):
     png = tmp_path_factory.mktemp("plain") / "tissue.png"
     Image.fromarray(picture).save(png)
-    return {"openslide": slide_path, "tiffslide": slide_path, "image": png}
+    return {"openslide": slide_path, "tiffslide": slide_path, "image": png, "direct": slide_path}
 
 
 @pytest.fixture(params=BACKENDS)
@@ -39,6 +39,7 @@ def test_says_what_it_is(reader, picture):
     assert reader.bounds == Region(0, 0, *reader.dimensions)
     assert reader.mpp == 0.5
     assert repr(reader).startswith(type(reader).__name__)
+    assert reader.level_backend(0) == reader.backend
 
 
 def test_pixels_are_those_of_the_picture(reader, picture):

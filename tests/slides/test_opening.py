@@ -13,13 +13,15 @@ from wsipipe.geometry import Region
 from wsipipe.slides import open_slide, require_mpp
 
 
-def test_openslide_comes_first(slide_path):
+def test_openslide_comes_first_and_its_tiles_are_read_directly(slide_path):
     with open_slide(str(slide_path)) as reader:
-        assert (reader.backend, reader.vendor, reader.mpp) == ("openslide", "aperio", 0.5)
+        assert (reader.backend, reader.vendor, reader.mpp) == ("direct", "aperio", 0.5)
         assert reader.mpp_source == "openslide.mpp-x"
 
 
-@pytest.mark.parametrize(("forced", "vendor"), [("openslide", "aperio"), ("tiffslide", "aperio"), ("image", "image")])
+@pytest.mark.parametrize(
+    ("forced", "vendor"), [("openslide", "aperio"), ("tiffslide", "aperio"), ("image", "image"), ("direct", "aperio")]
+)
 def test_a_library_can_be_forced(slide_path, forced, vendor):
     with open_slide(slide_path, reader=forced) as reader:
         assert (reader.backend, reader.vendor) == (forced, vendor)
@@ -60,7 +62,9 @@ def test_absurd_override(slide_path):
 
 
 def test_unknown_reader(slide_path):
-    with pytest.raises(SlideError, match=r"no reader is called 'bioformats'.*auto, openslide, tiffslide or image"):
+    with pytest.raises(
+        SlideError, match=r"no reader is called 'bioformats'.*auto, openslide, tiffslide, image, direct"
+    ):
         open_slide(slide_path, reader="bioformats")
 
 
@@ -90,7 +94,7 @@ def test_unknown_format_tells_what_every_library_said(tmp_path):
     assert all(word in str(caught.value) for word in ("words.svs", "OpenSlide says", "tiffslide says"))
 
 
-@pytest.mark.parametrize("reader", ["auto", "openslide", "tiffslide", "image"])
+@pytest.mark.parametrize("reader", ["auto", "direct", "openslide", "tiffslide", "image"])
 @pytest.mark.parametrize("share", [0.3, 0.999])
 def test_cut_off_slides_are_refused_by_all(slide_path, tmp_path, share, reader):
     path = tmp_path / "cut.svs"

@@ -21,6 +21,7 @@ _NEEDED = (
     "openslide_bin",
     "tiffslide",
     "tifffile",
+    "simplejpeg",
     "h5py",
     "numpy",
     "scipy",

@@ -35,9 +35,9 @@ def describe_slide(path: str | Path, *, mpp: float | None = None, reader: str = 
     -------
     dict
         In this order: file; bytes; vendor; reader; width, height (level-0 px); levels (list of width, height,
-        downsample, mpp); mpp (um per level-0 px or None); mpp_source; objective_power (None where not told); bounds
-        (x, y, width, height of the scanned area in level-0 px); identity; tissue_fraction (of the whole slide) and
-        tissue_mm2, None where they cannot be told; notes (list of str). Holds only JSON types.
+        downsample, mpp, reader); mpp (um per level-0 px or None); mpp_source; objective_power (None where not told);
+        bounds (x, y, width, height of the scanned area in level-0 px); identity; tissue_fraction (of the whole slide)
+        and tissue_mm2, None where they cannot be told; notes (list of str). Holds only JSON types.
 
     Raises
     ------
@@ -67,15 +67,18 @@ def describe_slide(path: str | Path, *, mpp: float | None = None, reader: str = 
         }
 
 
-def _levels(slide: SlideReader) -> list[dict[str, float | int | None]]:
+def _levels(slide: SlideReader) -> list[dict[str, float | int | str | None]]:
     return [
         {
             "width": width,
             "height": height,
             "downsample": downsample,
             "mpp": None if slide.mpp is None else slide.mpp * downsample,
+            "reader": slide.level_backend(level),
         }
-        for (width, height), downsample in zip(slide.level_dimensions, slide.level_downsamples, strict=True)
+        for level, ((width, height), downsample) in enumerate(
+            zip(slide.level_dimensions, slide.level_downsamples, strict=True)
+        )
     ]
 
 

@@ -24,7 +24,7 @@ class SlideReader(Protocol):
     path : Path
         The file.
     backend : str
-        "openslide", "tiffslide" or "image".
+        "direct", "openslide", "tiffslide" or "image".
     vendor : str
         As the backend names it ("aperio", "hamamatsu", ...; "image" for plain images).
     dimensions : (int, int)
@@ -74,6 +74,10 @@ class SlideReader(Protocol):
         SlideError
             The file is damaged there, or the level does not exist.
         """
+        ...
+
+    def level_backend(self, level: int) -> str:
+        """Name of what reads a level: `backend`, or the library behind "direct" where that leaves a level to it."""
         ...
 
     def close(self) -> None:

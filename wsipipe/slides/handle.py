@@ -81,6 +81,10 @@ class LazyReader(ABC, Generic[Handle]):
             canvas[y : y + part.height, x : x + part.width] = self._read(part, level)
         return canvas
 
+    def level_backend(self, level: int) -> str:
+        """Name of what reads a level; see `SlideReader.level_backend`."""
+        return self.backend
+
     def close(self) -> None:
         """Give the handle back; reading again reopens it."""
         self._leave_to_parent()

@@ -77,6 +77,10 @@ class MapSlide:
         """Where there can be tissue: the cells that hold something."""
         return Tissue(self._valid, self._grid)
 
+    def level_backend(self, level: int) -> str:
+        """See `SlideReader.level_backend`."""
+        return self.backend
+
     def close(self) -> None:
         """Nothing is open."""
 

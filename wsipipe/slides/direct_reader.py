@@ -1,0 +1,161 @@
+"""Slides through the tiles of their TIFF file, with the metadata of OpenSlide or tiffslide."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsipipe.errors import SlideError
+from wsipipe.geometry import Region
+from wsipipe.slides.handle import LazyReader, SlideFacts
+from wsipipe.slides.pixels import white
+from wsipipe.slides.tile_codecs import TileError
+from wsipipe.slides.tile_file import Tile, TileFile, tile_at
+from wsipipe.slides.tile_levels import TileLevel, find_tile_levels
+
+# Vendors whose levels are whole pages from corner to corner; others overlap, pad or shift tiles.
+PLAIN_VENDORS = ("aperio", "generic-tiff")
+# Largest difference, in steps of 255, between two decoders that both round as the standard allows.
+ROUNDING = 2
+
+
+class DirectReader(LazyReader[TileFile]):
+    """A tiled TIFF slide whose tiles are decoded straight from the file; see `SlideReader`.
+
+    Parameters
+    ----------
+    library : LazyReader
+        The slide as OpenSlide or tiffslide opens it. It gives the metadata, reads the levels that are not plain
+        tiles, and paints the tiles that the file does not hold. Closed with this reader.
+    mpp : float, optional
+        um per level-0 px, instead of what the file says.
+    check : bool
+        Read a level directly only where its downsample is whole and the library gives the same pixels, up to
+        rounding, for the first, the middle and the fullest of its tiles. Without, every level that is stored as
+        plain tiles. Levels are looked at when they are first read.
+    damaged : "error" or "white"
+        Raise where a tile cannot be decoded, or warn and leave it white.
+
+    Raises
+    ------
+    SlideError
+        Level 0 cannot be read directly; the message tells why.
+
+    Notes
+    -----
+    OpenSlide reads a level with a non-integer downsample displaced by up to half a level-0 px, this reader as it is
+    stored: the two differ, and with `check` the library goes on reading such levels.
+    """
+
+    backend = "direct"
+
+    def __init__(
+        self,
+        library: LazyReader[Any],
+        *,
+        mpp: float | None = None,
+        check: bool = True,
+        damaged: Literal["error", "white"] = "error",
+    ) -> None:
+        self._library = library
+        self._check = check
+        self._damaged_tiles = damaged
+        self._direct: dict[int, bool] = {}
+        self._took_over = False
+        super().__init__(library.path, mpp=mpp)
+        if not self._is_direct(0):
+            raise SlideError(f"cannot be read directly: {self._why_not(0)}", path=self.path)
+        self._took_over = True
+
+    def level_backend(self, level: int) -> str:
+        """Name of what reads a level; see `SlideReader.level_backend`."""
+        return self.backend if self._is_direct(level) else self._library.backend
+
+    def close(self) -> None:
+        """Give the handles back; reading again reopens them."""
+        super().close()
+        if self._took_over:  # where this reader could not be made, the library goes on without it
+            self._library.close()
+
+    def _open(self) -> TileFile:
+        if self._library.vendor not in PLAIN_VENDORS:
+            raise SlideError(f"slides of vendor {self._library.vendor} cannot be read directly", path=self.path)
+        levels = find_tile_levels(self.path, self._library.level_dimensions)
+        try:
+            return TileFile(self.path, levels)
+        except OSError as error:
+            raise SlideError(f"cannot be read: {error.strerror}", path=self.path) from error
+
+    def _shut(self, handle: TileFile) -> None:
+        """Nothing: the file is closed when no thread reads from it any more."""
+
+    def _facts(self, handle: TileFile) -> SlideFacts:
+        library = self._library
+        return SlideFacts(
+            vendor=library.vendor,
+            level_dimensions=library.level_dimensions,
+            level_downsamples=library.level_downsamples,
+            properties=library.properties,
+            bounds=library.bounds,
+        )
+
+    def _read(self, part: Region, level: int) -> NDArray[np.uint8]:
+        if not self._is_direct(level):
+            return self._library.read_region(part, level)
+        return self._use().read(part, level, self._stand_in)
+
+    def _stand_in(self, tile: Tile, error: TileError | None) -> NDArray[np.uint8]:
+        if error is None:
+            # Left out by the scanner: Aperio's are made from finer levels, others are glass; the library knows.
+            return self._library.read_region(tile.inside, tile.level)
+        problem = f"tile in column {tile.column}, row {tile.row} of level {tile.level} cannot be read: {error}"
+        if self._damaged_tiles == "white":
+            warnings.warn(f"{self.path}: {problem}; left white", UserWarning, stacklevel=2)
+            return white(tile.inside.height, tile.inside.width)
+        remedy = "the file may be damaged or cut off: copy it again"
+        raise SlideError(problem, path=self.path, remedy=remedy) from error
+
+    def _is_direct(self, level: int) -> bool:
+        if level not in self._direct:
+            plain = isinstance(self._use().levels[level], TileLevel)
+            self._direct[level] = plain and (not self._check or (self._may_agree(level) and self._agrees(level)))
+        return self._direct[level]
+
+    def _may_agree(self, level: int) -> bool:
+        """Whether nothing is known by which the library reads a level in another way."""
+        if not self.level_downsamples[level].is_integer():
+            return False
+        # OpenSlide paints whatever lies below a tile that Aperio left out from finer levels, stored or not.
+        finer = [each for each in self._use().levels[:level] if isinstance(each, TileLevel)]
+        return self.vendor != "aperio" or all(each.counts.all() for each in finer)
+
+    def _agrees(self, level: int) -> bool:
+        """Whether the library gives the same pixels."""
+        handle = self._use()
+        for tile in _samples(handle.stored(level), level):
+            try:
+                ours = handle.read(tile.inside, level, self._stand_in)
+                theirs = self._library.read_region(tile.inside, level)
+            except SlideError:
+                return False
+            if np.abs(ours.astype(np.int16) - theirs).max() > ROUNDING:
+                return False
+        return True
+
+    def _why_not(self, level: int) -> str:
+        stored = self._use().levels[level]
+        differs = f"its pixels differ from those of {self._library.backend}"
+        return f"level {level}: {differs if isinstance(stored, TileLevel) else stored}"
+
+
+def _samples(stored: TileLevel, level: int) -> list[Tile]:
+    """Tiles to compare: the first and the middle one that the file holds, and the one of most bytes."""
+    held = np.flatnonzero(stored.counts)
+    if not held.size:
+        return []
+    chosen = {int(held[0]), int(held[held.size // 2]), int(stored.counts.argmax())}
+    columns = stored.counts.shape[1]
+    return [tile_at(stored, level, index % columns, index // columns) for index in sorted(chosen)]

@@ -1,0 +1,195 @@
+"""Regions put together from the tiles of a TIFF file: bytes, decoder, place."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsipipe.geometry import Region
+from wsipipe.slides.tile_cache import TileCache, shaped, tile_buffers
+from wsipipe.slides.tile_codecs import TileError
+from wsipipe.slides.tile_levels import TileLevel
+
+# A row of tiles across 80,000 px, of 256 px and three bytes: what regions read row by row come back to.
+CACHE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile: its level, column and row, and the part of it inside the slide, in px of its level."""
+
+    level: int
+    column: int
+    row: int
+    inside: Region
+
+
+StandIn = Callable[[Tile, TileError | None], NDArray[np.uint8]]
+"""Gives (h, w, 3) uint8 pixels of `Tile.inside`, or raises, for a tile that cannot be decoded; the error is None where
+the file does not hold the tile."""
+Key = tuple[int, int, int]
+"""Level, row and column of a tile."""
+
+
+class TileFile:
+    """An open file and its tiles; safe to share between threads.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    levels : sequence of TileLevel or str
+        As `find_tile_levels` gives them.
+    cache_bytes : int
+        Most bytes of decoded tiles that are kept.
+
+    Notes
+    -----
+    Tiles that a region takes whole are decoded in place, or next to it and copied, and forgotten; only those that
+    it cuts are kept, for the regions beside it. Two threads that want the same tile at the same time both decode it.
+    """
+
+    def __init__(self, path: Path, levels: Sequence[TileLevel | str], *, cache_bytes: int = CACHE_BYTES) -> None:
+        self.levels = levels
+        self._largest = max((level.tile_bytes for level in levels if isinstance(level, TileLevel)), default=1)
+        self.cache = TileCache(self._largest, cache_bytes)
+        self._bytes = _ByteSource(path)
+        self._own = threading.local()
+
+    def stored(self, level: int) -> TileLevel:
+        """Tiles of a level that has some."""
+        found = self.levels[level]
+        assert isinstance(found, TileLevel)
+        return found
+
+    def read(self, part: Region, level: int, stand_in: StandIn) -> NDArray[np.uint8]:
+        """Read pixels.
+
+        Parameters
+        ----------
+        part : Region
+            In px of `level`, inside it.
+        level : int
+            A level with a `TileLevel`.
+        stand_in : callable
+            What stands for tiles that the file does not hold, or that cannot be decoded.
+
+        Returns
+        -------
+        (height, width, 3) uint8 array
+        """
+        out = np.empty((part.height, part.width, 3), np.uint8)
+        stored = self.stored(level)
+        columns = _along(part.x, part.x_end, stored.tile_width)
+        for row, there_y, from_y in _along(part.y, part.y_end, stored.tile_height):
+            band = out[there_y]
+            for column, there_x, from_x in columns:
+                self._place((level, row, column), band[:, there_x], (from_y, from_x), stand_in)
+        return out
+
+    def _place(self, key: Key, target: NDArray[np.uint8], source: tuple[slice, slice], stand_in: StandIn) -> None:
+        """Fill `target` with the part `source` of a tile."""
+        height, width, _ = target.shape
+        slot = self.cache.find(key, height * width)
+        if slot is not None:
+            target[...] = slot.pixels[source]
+            self.cache.release(slot)
+            return
+        shape = self.stored(key[0]).tile_shape
+        if target.shape == shape and target.flags.c_contiguous:
+            self._fill(target, key, stand_in)
+        elif height * width == self.stored(key[0]).inside_px(key[1], key[2]):
+            target[...] = self._fill(self._scratch(shape), key, stand_in)[source]
+        else:
+            self._place_and_keep(key, target, source, stand_in)
+
+    def _place_and_keep(
+        self, key: Key, target: NDArray[np.uint8], source: tuple[slice, slice], stand_in: StandIn
+    ) -> None:
+        stored = self.stored(key[0])
+        slot = self.cache.room(stored.tile_shape)
+        if slot is None:
+            target[...] = self._fill(self._scratch(stored.tile_shape), key, stand_in)[source]
+            return
+        with self.cache.filling(slot):
+            target[...] = self._fill(slot.pixels, key, stand_in)[source]
+        px = target.shape[0] * target.shape[1]
+        self.cache.keep(slot, key, px, of_px=stored.inside_px(key[1], key[2]))
+
+    def _fill(self, out: NDArray[np.uint8], key: Key, stand_in: StandIn) -> NDArray[np.uint8]:
+        """Decode a whole tile, beyond the edges of the slide too, into a C-contiguous array."""
+        level, row, column = key
+        stored = self.stored(level)
+        start, count = stored.offsets.item(row, column), stored.counts.item(row, column)
+        told = None
+        if count:
+            try:
+                stored.decode(self._bytes.read(start, count), out)
+                return out
+            except TileError as error:
+                told = error
+        pixels = stand_in(tile_at(stored, level, column, row), told)
+        out[: pixels.shape[0], : pixels.shape[1]] = pixels
+        return out
+
+    def _scratch(self, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+        """Room for a tile that is this thread's own, used again and again: it stays in the processor's cache."""
+        found: NDArray[np.uint8] | None = getattr(self._own, "pixels", None)
+        if found is None or found.shape != shape:
+            found = self._own.pixels = shaped(tile_buffers(1, self._largest)[0], shape)
+        return found
+
+
+class _ByteSource:
+    """Reads bytes at any place, from any thread; closed with the last that uses it.
+
+    A file closed by hand while another thread reads would give its number, and that thread, to the next file opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._lock = threading.Lock()
+
+    def read(self, start: int, count: int) -> bytes:
+        try:
+            data = _read_at(self._file, start, count, self._lock)
+        except OSError as error:
+            raise TileError(f"reading {count} bytes at {start}: {error.strerror}") from error
+        if len(data) != count:
+            raise TileError(f"the file ends before byte {start + count}")
+        return data
+
+    def __del__(self) -> None:
+        if "_file" in self.__dict__:
+            os.close(self._file)
+
+
+def _read_at(file: int, start: int, count: int, lock: threading.Lock) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file, count, start)
+    with lock:  # Windows has no read that leaves the position alone
+        os.lseek(file, start, os.SEEK_SET)
+        return os.read(file, count)
+
+
+def tile_at(stored: TileLevel, level: int, column: int, row: int) -> Tile:
+    """Tile in a column and row of a level."""
+    inside = Region(column * stored.tile_width, row * stored.tile_height, stored.tile_width, stored.tile_height)
+    clipped = inside.clipped(stored.width, stored.height)
+    assert clipped is not None
+    return Tile(level, column, row, clipped)
+
+
+def _along(start: int, stop: int, side: int) -> list[tuple[int, slice, slice]]:
+    """Tiles along one axis that [start, stop) touches: index, where their px go, counted from `start`, and which."""
+    found = []
+    for index in range(start // side, -(-stop // side)):
+        first, last = max(index * side, start), min((index + 1) * side, stop)
+        found.append((index, slice(first - start, last - start), slice(first - index * side, last - index * side)))
+    return found
