@@ -111,7 +111,8 @@ def suggest_slide(path: Path, folder: Path, how: Suggesting) -> SlideOutcome:
         with FeatureMap.open(source) as features:
             step = max(step, math.ceil(features.grid.cell_px / info.grid.cell_px))
     uncertainty = pooled_doubt(iter_bands(path, step * max(1, 512 // step)), info.grid, step)
-    cells = CellGrid(*uncertainty.shape, info.grid.cell_px * step)
+    rows, cols = uncertainty.shape
+    cells = CellGrid(rows, cols, info.grid.cell_px * step)
     looks = None
     if source is not None:
         with FeatureMap.open(source) as features:
