@@ -4,9 +4,10 @@ RUN is the folder of a finished `wsipipe crossval`, M.csv its manifest (masks, p
 its feature maps. For every method and fold, the temperature of its validation points; on the fold's held-out images,
 cell by cell: expected calibration error and cross-entropy of the network's probability and of the calibrated one, and
 of one with a shift too (Platt); how often the 95% interval of the area holds the mask's, and its mean width as a share
-of the area looked at: for single images, and for all held-out images of a patient taken as one slide. `oracle` is the
-temperature that the held-out masks themselves ask for. `--windows` tells of windows of the images by how much target
-they hold (mean area by mask, sum of probabilities, and sum after the prior was put right by EM, Saerens et al. 2002).
+of the area looked at: for single images, and for all held-out images of a patient taken as one slide. `free` is the
+temperature of the validation points where it may be below 1, too, `oracle` the one that the held-out masks ask for.
+`--windows` tells of windows of the images by how much target they hold (mean share by true mask, by the predicted one,
+sum of probabilities, and sum after the prior was put right by EM, Saerens et al. 2002).
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def row(model: Model, block_um: float) -> dict[str, Any]:
     slope, shift = platt(*model.points)
     z = logit(np.clip(p, 2.0**-24, 1 - 2.0**-24, dtype=np.float64))
     after, both = calibrated(p, heat), expit(slope * z + shift)
-    # A map of several images, one below the other, is a slide whose blocks are theirs.
+    free = fitted(*model.points)
     single = [covered([image], model.calibration, block_um) for image in model.images]
     patients = [covered(images, model.calibration, block_um) for images in by_patient(model.images)]
     return {
@@ -149,9 +150,11 @@ def row(model: Model, block_um: float) -> dict[str, Any]:
         "fold": str(model.fold),
         "points": len(model.points[1]),
         "temperature": heat,
-        "oracle": oracle(z, y),
+        "free": free,
+        "oracle": fitted(z[::7], y[::7]),
         "ece": expected_calibration_error(p, y),
         "ece_after": expected_calibration_error(after, y),
+        "ece_free": expected_calibration_error(expit(z / free), y),
         "ece_platt": expected_calibration_error(both, y),
         "nll": cross_entropy(z, y),
         "nll_after": cross_entropy(z / heat, y),
@@ -189,8 +192,9 @@ def platt(z: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]
     return float(slope), float(shift)
 
 
-def oracle(z: NDArray[np.float64], y: NDArray[np.bool_]) -> float:
-    found = minimize_scalar(lambda s: cross_entropy(z[::7] / np.exp(s), y[::7]), bounds=(-2, 2), method="bounded")
+def fitted(z: NDArray[np.float64], y: NDArray[Any]) -> float:
+    """Temperature that suits best, below 1 as well."""
+    found = minimize_scalar(lambda s: cross_entropy(z / np.exp(s), y), bounds=(-2, 2), method="bounded")
     return float(np.exp(found.x))
 
 

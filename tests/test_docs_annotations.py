@@ -38,6 +38,7 @@ def test_the_commands_of_the_guide_run(desk):
         assert program == "wsipipe"
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception}"
+        assert "points suggest" not in line or "doubt and features" in result.output
     exports = {file.name for file in (desk / "wsipipe-out" / "exports").iterdir()}
     assert exports == {"slide.xml", "slide.gpkg", "slide.geojson.gz", "slide.geojson"}
     (judged,) = json.loads((desk / "wsipipe-out" / "audit" / "audit.json").read_text())["slides"]

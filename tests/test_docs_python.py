@@ -1,4 +1,4 @@
-"""Every snippet of docs/python.md runs, one after the other, in one session; and speaks of what there is."""
+"""Every snippet of docs/python.md runs, one after the other, in one session; slow, because one of them trains."""
 
 from __future__ import annotations
 

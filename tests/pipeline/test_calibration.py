@@ -115,7 +115,8 @@ def run(tmp_path, slide_path):
 
 def test_the_raster_is_calibrated_and_the_mask_stays(tmp_path, run):
     _, _, raw, mask = run(None)
-    outcome, report, probability, same = run(KNOWN)
+    assert raster_info(tmp_path / "masks" / "tissue.probability.tif").about.endswith("not calibrated")
+    outcome, report, probability, same = run(replace(KNOWN, note="calibrated on points of its own"))
     assert outcome.status == "done"
     np.testing.assert_array_equal(mask, same)
     expected = calibrated((raw / 255).astype(np.float32), 2.0) * 255

@@ -81,8 +81,9 @@ def test_points_off_the_raster_have_no_looks_and_like_cells_are_not_asked_for_tw
     looks = np.zeros((4, 6, 1), np.float32)
     looks[:, 3:] = 1
     doubt = np.ones((4, 6), np.float32)
+    looks[0, 0] = 40
     chosen = suggest_cells(doubt, np.array([[-3.0, 50.0]]), count=5, spacing=0.5, looks=looks)
-    assert sorted(looks[tuple(chosen.T)].ravel().tolist()) == [0, 1]
+    assert looks[tuple(chosen.T)].ravel().tolist() == [40, 0, 1]
 
 
 def test_no_place_is_suggested_where_nobody_should_click():

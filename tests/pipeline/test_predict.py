@@ -15,6 +15,7 @@ from wsipipe.geometry import CellGrid
 from wsipipe.models.segmentation import SegmentationModel, build_model
 from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.predict import predict_bands, predict_slide, probability
+from wsipipe.pipeline.suggestion_looks import map_beside
 from wsipipe.slides import list_slides
 from wsipipe.store.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from wsipipe.store.feature_map import FeatureMap
@@ -125,6 +126,8 @@ def test_a_slide_is_predicted_and_recognised(tmp_path, run):
     assert predict_slide(entry, model=folder, out=tmp_path, threshold=0.3, force=True).status == "done"
     report = json.loads((tmp_path / "masks" / "tissue.report.json").read_text())
     assert report["threshold"] == 0.3
+    (features,) = (tmp_path / "features").rglob("tissue.h5")
+    assert map_beside(tmp_path / "masks" / "tissue.probability.tif", "tissue", report) == features
     mask = tifffile.imread(tmp_path / "masks" / "tissue.mask.tif") > 0
     np.testing.assert_array_equal(mask, tifffile.imread(tmp_path / "masks" / "tissue.probability.tif") >= 0.3 * 255)
 

@@ -1,8 +1,8 @@
 """Probabilities that mean what they say: temperature scaling on points that a network did not learn from.
 
-One number, the temperature, divides all logits, so that order and mask (probability 0.5) stay as they are. A second
-one, a shift of all logits (Platt's scaling), is not applied: it would move the mask, and what a few held-out slides say
-of it does not carry over to others. Its size does tell how far a whole slide may be off: `Calibration.shift`.
+One number, the temperature, divides all logits, so that cells keep their order and their side of 0.5. A second one, a
+shift of all logits (Platt's scaling), is not applied: it would move the mask, and what a few held-out slides say of it
+does not carry over to others. Its size does tell how far a whole slide may be off: `Calibration.shift`.
 
 References
 ----------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,8 +33,8 @@ def suggest_cells(
         Smallest distance in cells between two chosen ones, and between a chosen one and a point there is.
     looks : (rows, cols, k) float32 array, optional
         Features of each cell. The uncertainty then counts times the squared distance, in features, to the nearest point
-        there is or chosen cell: doubt that is nothing but a border looks like points on both of its sides, a kind of
-        tissue without a point looks like none.
+        there is or cell chosen before: doubt that is nothing but a border looks like points on both of its sides, a
+        kind of tissue without a point looks like none.
 
     Returns
     -------
@@ -43,10 +45,10 @@ def suggest_cells(
     rows, cols = np.ogrid[: left.shape[0], : left.shape[1]]
     for row, col in taken:
         left[(rows + 0.5 - row) ** 2 + (cols + 0.5 - col) ** 2 < spacing**2] = 0
-    unlike = _unlike_taken(left.shape, taken, looks)
+    unlike = None if looks is None else _unlike_taken(taken, looks)
     chosen: list[tuple[int, int]] = []
     while len(chosen) < count and left.size:
-        score = left * unlike
+        score = left if unlike is None else left * unlike
         row, col = (int(index) for index in np.unravel_index(int(score.argmax()), left.shape))
         if not score[row, col] > 0:
             break
@@ -55,17 +57,15 @@ def suggest_cells(
         left[row, col] = 0
         if looks is not None:
             apart = _apart(looks, row, col)
-            unlike = np.minimum(unlike, apart) if len(taken) + len(chosen) > 1 else apart
+            unlike = apart if unlike is None else np.minimum(unlike, apart)
     return np.array(chosen, dtype=np.int64).reshape(-1, 2)
 
 
-def _unlike_taken(shape: tuple[int, ...], taken: NDArray[np.float64], looks: Floats | None) -> Floats:
-    """Squared distance in features to the nearest point; 1 where there is none, or no features."""
+def _unlike_taken(taken: NDArray[np.float64], looks: Floats) -> Floats | None:
+    """Squared distance in features to the nearest point; None where none lies on the map."""
     places = np.floor(taken).astype(np.int64).reshape(-1, 2)
-    places = places[((places >= 0) & (places < shape)).all(axis=1)]
-    if looks is None or not len(places):
-        return np.ones(shape, np.float32)
-    return np.asarray(np.min([_apart(looks, row, col) for row, col in places], axis=0))
+    places = places[((places >= 0) & (places < looks.shape[:2])).all(axis=1)]
+    return functools.reduce(np.minimum, (_apart(looks, row, col) for row, col in places)) if len(places) else None
 
 
 def _apart(looks: Floats, row: int, col: int) -> Floats:

@@ -45,8 +45,9 @@ class Calibrated:
         """What the values of the probability raster are, for its metadata."""
         if self.before is not None:
             return _REFINED
-        told = self.calibration
-        return f"{_RASTER}, {told.note or f'calibrated at a temperature of {told.temperature:.4g}'}"
+        if self.calibration.shift is None:
+            return f"{_RASTER}, not calibrated"
+        return f"{_RASTER}, calibrated at a temperature of {self.calibration.temperature:.4g}"
 
 
 def fit_to_held_out(
