@@ -27,7 +27,7 @@ training: {epochs: 5, steps_per_epoch: 6, learning_rate: 1.0e-2, window: 128, po
 """
 NAMES = ("Tumor", "Stroma", "Fat")
 COLORS = tuple(tuple(color) for color in QUPATH_COLORS.values())
-FLOORS = (0.9, 0.85, 0.9)
+FLOORS = (0.85, 0.9, 0.9)
 
 
 def run(*arguments):
