@@ -14,7 +14,10 @@ from typer.testing import CliRunner
 
 from classmaker import QUPATH_COLORS, truth, write_three_classes
 from wsipipe.annotations.classes import TissueClass
+from wsipipe.errors import ConfigError
 from wsipipe.numerics.metrics import dice
+from wsipipe.pipeline.point_predictions import predict_points
+from wsipipe.slides import list_slides
 from wsipipe.store.checkpoint import load_checkpoint
 from wsipipe.store.raster import raster_info
 from wsipipe_cli.main import app
@@ -27,7 +30,7 @@ training: {epochs: 5, steps_per_epoch: 6, learning_rate: 1.0e-2, window: 128, po
 """
 NAMES = ("Tumor", "Stroma", "Fat")
 COLORS = tuple(tuple(color) for color in QUPATH_COLORS.values())
-FLOORS = (0.9, 0.85, 0.9)
+FLOORS = (0.85, 0.9, 0.9)
 
 
 def run(*arguments):
@@ -197,3 +200,6 @@ def test_points_are_neither_audited_nor_suggested_by_several_classes(desk, masks
     suggested = run("points", "suggest", masks / "slide.probability.tif")
     assert suggested.exit_code == 1
     assert "is of several classes" in suggested.output
+    (entry,) = list_slides([desk / "slide.svs"])
+    with pytest.raises(ConfigError, match="points are judged as in target or not"):
+        predict_points(entry, np.zeros((1, 2)), model=desk / "wsipipe-out" / "runs" / "slides", out=desk)
