@@ -36,7 +36,7 @@ Negative = Annotated[
 Backend = Annotated[
     str | None,
     typer.Option(
-        help="What runs a resnet on the CPU: torch; onnx (faster, needs ONNX Runtime); auto: onnx if it is there. [torch]"
+        help="What runs a resnet on the CPU: torch, onnx (ONNX Runtime), or auto: onnx if it is there. [torch]"
     ),
 ]
 Stain = Annotated[
