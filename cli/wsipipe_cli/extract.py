@@ -34,11 +34,11 @@ Encoder = Annotated[
     str | None,
     typer.Option(
         help="resnet18, resnet34, resnet50, filterbank; timm:MODEL or timm:hf-hub:OWNER/MODEL (pip install "
-        "'wsipipe\\[timm]'); python:package.module.function, your own. \\[resnet34]"
+        "'wsipipe[timm]'); python:package.module.function, your own. [resnet34]"
     ),
 ]
 Weights = Annotated[
-    str | None, typer.Option(help="imagenet or hub (published ones), none (random, seeded) or a file. \\[imagenet]")
+    str | None, typer.Option(help="imagenet or hub (published ones), none (random, seeded) or a file. [imagenet]")
 ]
 Stride = Annotated[int | None, typer.Option(help="Dense maps: step between cells in target px. [16]")]
 
