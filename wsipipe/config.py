@@ -85,6 +85,11 @@ class EncoderSettings(Settings):
     kind: Literal["patch", "dense"] = Field("patch", description="one vector per patch, or a convolutional map")
     weights: str = Field("imagenet", description="imagenet or hub (published ones), none (random, seeded), or a file")
     stride_px: int = Field(16, ge=1, le=512, description="dense: step between map cells in target px")
+    backend: Literal["torch", "onnx", "auto"] = Field(
+        "torch",
+        exclude=True,  # the features are the same up to rounding: no other work, and no matter of a trained model
+        description="what runs a resnet: torch, onnx (ONNX Runtime, on the CPU), or auto: onnx where it can",
+    )
     trainable: bool = Field(default=False, description="tune the encoder along with the network, on pixels read anew")
     tuned_stages: int | None = Field(1, ge=1, description="tuned: its last so many stages (ResNet: layers); null: all")
     rate_ratio: float = Field(0.1, gt=0, description="tuned: its learning rate, in those of the network")
@@ -497,6 +502,7 @@ def parse_recipe(data: dict[str, Any], *, source: str | Path | None = None) -> R
 def updated(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """Copy of a recipe with changes like {"tile": {"mpp": 1.0}}, validated again; None values change nothing."""
     data = recipe.model_dump(mode="json")
+    data["encoder"]["backend"] = recipe.encoder.backend  # is never dumped
     for section, values in changes.items():
         data[section] = data.get(section, {}) | {key: value for key, value in values.items() if value is not None}
     return parse_recipe(data)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 NAME = "ablate"
 
-app = typer.Typer(help="Vary one setting of the method, all else equal.", no_args_is_help=True)
+app = typer.Typer(rich_markup_mode=None, help="Vary one setting of the method, all else equal.", no_args_is_help=True)
 
 Run = Annotated[Path | None, typer.Option("--run", help="Folder of the comparison. [OUTPUT/ablation/<manifest>-...]")]
 

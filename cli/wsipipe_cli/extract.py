@@ -9,6 +9,7 @@ import typer
 
 from wsipipe_cli.options import (
     DEFAULT_OUTPUT,
+    Backend,
     Device,
     FailFast,
     Force,
@@ -33,11 +34,11 @@ Encoder = Annotated[
     str | None,
     typer.Option(
         help="resnet18, resnet34, resnet50, filterbank; timm:MODEL or timm:hf-hub:OWNER/MODEL (pip install "
-        "'wsipipe\\[timm]'); python:package.module.function, your own. \\[resnet34]"
+        "'wsipipe[timm]'); python:package.module.function, your own. [resnet34]"
     ),
 ]
 Weights = Annotated[
-    str | None, typer.Option(help="imagenet or hub (published ones), none (random, seeded) or a file. \\[imagenet]")
+    str | None, typer.Option(help="imagenet or hub (published ones), none (random, seeded) or a file. [imagenet]")
 ]
 Stride = Annotated[int | None, typer.Option(help="Dense maps: step between cells in target px. [16]")]
 
@@ -59,6 +60,7 @@ def command(
     slide_mpp: SlideMpp = None,
     reader: Reader = "auto",
     device: Device = "auto",
+    backend: Backend = None,
     workers: Workers = 1,
     scheduler: Scheduler = None,
     fail_fast: FailFast = False,
@@ -71,7 +73,13 @@ def command(
 
     changes: Changes = {
         "tile": {"mpp": target_mpp(mpp, mag), "patch_size_px": patch_size, "overlap_px": overlap},
-        "encoder": {"name": encoder, "kind": kind, "weights": weights_from(weights), "stride_px": stride},
+        "encoder": {
+            "name": encoder,
+            "kind": kind,
+            "weights": weights_from(weights),
+            "stride_px": stride,
+            "backend": backend,
+        },
         "stain": {"method": stain, "reference": stain_reference},
     }
     task = functools.partial(

@@ -33,6 +33,12 @@ Positive = Annotated[
 Negative = Annotated[
     list[str] | None, typer.Option("--negative", help="Class that is out of target. [Stroma, Other, Ignore*, ...]")
 ]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="What runs a resnet on the CPU: torch, onnx (ONNX Runtime), or auto: onnx if it is there. [torch]"
+    ),
+]
 Stain = Annotated[
     str | None,
     typer.Option(help="Bring the stain of every slide to one look first: macenko, reinhard or none. [none]"),

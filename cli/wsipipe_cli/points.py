@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NAME = "points"
 
-app = typer.Typer(help="Sample, audit and suggest points.", no_args_is_help=True)
+app = typer.Typer(rich_markup_mode=None, help="Sample, audit and suggest points.", no_args_is_help=True)
 
 
 @app.callback()

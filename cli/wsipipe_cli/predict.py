@@ -10,6 +10,7 @@ import typer
 
 from wsipipe_cli.options import (
     DEFAULT_OUTPUT,
+    Backend,
     Device,
     FailFast,
     Force,
@@ -44,6 +45,7 @@ def command(
     no_crop: NoCrop = False,
     reader: Reader = "auto",
     device: Device = "auto",
+    backend: Backend = None,
     workers: Workers = 1,
     scheduler: Scheduler = None,
     fail_fast: FailFast = False,
@@ -61,6 +63,7 @@ def command(
         threshold=threshold,
         weights=weights_from(weights),
         encoder=encoder,
+        backend=backend,
         crop=not no_crop,
         reader=reader,
         device=device,

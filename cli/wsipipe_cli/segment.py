@@ -11,6 +11,7 @@ import typer
 from wsipipe_cli.extract import Encoder, Stride, Weights
 from wsipipe_cli.options import (
     DEFAULT_OUTPUT,
+    Backend,
     Device,
     FailFast,
     Force,
@@ -57,6 +58,7 @@ def command(
     no_crop: NoCrop = False,
     reader: Reader = "auto",
     device: Device = "auto",
+    backend: Backend = None,
     workers: Workers = 1,
     scheduler: Scheduler = None,
     fail_fast: FailFast = False,
@@ -76,6 +78,7 @@ def command(
             "stride_px": stride,
             "mpp": target_mpp(mpp, mag),
         },
+        "encoder": {"backend": backend},
         "stain": {"method": stain, "reference": stain_reference},
     }
     task = functools.partial(

@@ -10,6 +10,7 @@ import typer
 from wsipipe_cli.extract import Encoder, Kind, Stride, Weights
 from wsipipe_cli.options import (
     DEFAULT_OUTPUT,
+    Backend,
     Device,
     Force,
     Mag,
@@ -67,6 +68,7 @@ def command(
     no_crop: NoCrop = False,
     reader: Reader = "auto",
     device: Device = "auto",
+    backend: Backend = None,
     workers: Workers = 1,
     scheduler: Scheduler = None,
     force: Force = False,
@@ -85,6 +87,7 @@ def command(
             "kind": kind,
             "weights": weights_from(weights),
             "stride_px": stride,
+            "backend": backend,
             "trainable": True if finetune_encoder else None,
         },
         "stain": {"method": stain, "reference": stain_reference},

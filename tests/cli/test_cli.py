@@ -10,6 +10,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from listmaker import patches, write_trident
 from slidemaker import write_slide
 from wsipipe_cli.main import app, run
 
@@ -152,3 +153,54 @@ def test_the_doctor_finds_this_installation_sound(tmp_path):
     result = invoke("doctor", "-o", tmp_path)
     assert result.exit_code == 0, result.output
     assert "OpenSlide" in result.output or "openslide" in result.output
+
+
+def paths(app_, *before):
+    """Every command and group, as words."""
+    for name, found in getattr(app_, "commands", {}).items():
+        yield (*before, name)
+        yield from paths(found, *before, name)
+
+
+ALL_COMMANDS = tuple(paths(get_command(app)))
+
+
+def test_no_help_loads_torch():
+    script = (
+        "import sys; from typer.testing import CliRunner; from wsipipe_cli.main import app; "
+        f"codes = [CliRunner().invoke(app, [*words, '--help']).exit_code for words in {ALL_COMMANDS!r}]; "
+        "sys.exit(str([any(codes), 'torch' in sys.modules, 'numpy' in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[False, False, False]"
+
+
+@pytest.mark.parametrize("words", ALL_COMMANDS, ids=" ".join)
+def test_help_shows_what_stands_in_brackets(words):
+    """Markup would leave out the defaults that help texts end with."""
+    found = get_command(app)
+    for word in words:
+        found = found.commands[word]
+    shown = "".join(invoke(*words, "--help").output.split())
+    for parameter in found.params:
+        assert "".join((parameter.help or "").split()) in shown
+
+
+@pytest.mark.parametrize("command", ["tile", "info", "convert"])
+def test_commands_without_a_network_load_no_torch(command, tmp_path, slide_path):
+    _, coords, features = patches(7, 10, step=128)
+    features_of = write_trident(tmp_path / "lists" / "a.h5", features, coords, size=(1400, 1000))
+    arguments = {
+        "tile": ["tile", slide_path, "-o", tmp_path / "out"],
+        "info": ["info", slide_path],
+        "convert": ["convert", features_of, "-o", tmp_path / "out", "--mpp", 1],
+    }[command]
+    script = (
+        "import sys; from wsipipe_cli.main import run\n"
+        "try: run()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "sys.exit(str('torch' in sys.modules))"
+    )
+    words = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "False"

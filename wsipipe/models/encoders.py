@@ -79,7 +79,7 @@ def build_encoder(settings: EncoderSettings, *, device: str = "cpu") -> Encoder:
     Raises
     ------
     ConfigError
-        Unknown name, no such device, or a kind or stride that the encoder does not have.
+        Unknown name, no such device, or a kind, stride or backend that the encoder does not have.
     WeightsError
         Its weights are not at hand or do not fit.
     """
@@ -92,6 +92,8 @@ def build_encoder(settings: EncoderSettings, *, device: str = "cpu") -> Encoder:
             f"there is no encoder {settings.name!r} to extract features with",
             remedy=f"use {forms}; or give feature maps (.h5) instead of slides",
         ) from None
+    if settings.backend == "onnx" and build is not _resnet:
+        raise ConfigError(f"backend 'onnx' runs resnets, not {settings.name!r}", remedy="use --backend auto or torch")
     return build(settings, device)
 
 
@@ -101,7 +103,16 @@ def _resnet(settings: EncoderSettings, device: str) -> Encoder:
 
     target = pick_device(device)
     encoder = build_resnet(settings.name, kind=settings.kind, weights=settings.weights, stride_px=settings.stride_px)
-    return encoder.to(target)
+    if settings.backend == "torch":
+        return encoder.to(target)
+    from wsipipe.models.onnx_encoder import OnnxEncoder, check_installed, is_installed
+
+    if settings.backend == "auto" and (target.type != "cpu" or not is_installed()):
+        return encoder.to(target)
+    if target.type != "cpu":
+        raise ConfigError(f"backend 'onnx' runs on the CPU, not on {target}", remedy="use --device cpu, or torch")
+    check_installed()
+    return OnnxEncoder(encoder)
 
 
 def _filterbank(settings: EncoderSettings, device: str) -> Encoder:

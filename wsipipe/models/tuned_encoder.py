@@ -24,7 +24,7 @@ def trainable_encoder(settings: EncoderSettings, *, device: str) -> tuple[Encode
     WeightsError
         Its weights are not at hand or do not fit.
     """
-    encoder = build_encoder(settings, device=device)
+    encoder = build_encoder(settings.model_copy(update={"backend": "torch"}), device=device)
     if encoder.window_px:
         raise ConfigError(
             f"encoder {settings.name!r} makes dense maps in windows, which cannot be tuned", remedy="use --kind patch"

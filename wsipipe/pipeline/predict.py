@@ -52,6 +52,7 @@ def predict_slide(
     threshold: float | None = None,
     weights: str | None = None,
     encoder: str | None = None,
+    backend: str | None = None,
     crop: bool = True,
     reader: str = "auto",
     device: str = "auto",
@@ -75,6 +76,8 @@ def predict_slide(
         are in the model.
     encoder : str, optional
         The encoder's name again, where it is code of the user's own: a checkpoint alone runs none.
+    backend : str, optional
+        What runs the encoder, see `EncoderSettings`; a tuned one is run by torch.
     crop : bool
         Write the GeoJSON relative to the slide's bounds, as QuPath shows it.
 
@@ -88,7 +91,8 @@ def predict_slide(
         The slide cannot be read, has no tissue, no resolution, or the results cannot be written.
     """
     checkpoint = load_checkpoint(checkpoint_path(model))
-    recipe = updated(checkpoint.recipe, {"predict": {"threshold": threshold}, "encoder": {"weights": weights}})
+    flags = {"predict": {"threshold": threshold}, "encoder": {"weights": weights, "backend": backend}}
+    recipe = updated(checkpoint.recipe, flags)
     classes = trained_classes(checkpoint, model)
     if classes and threshold is not None:
         problem = f"tells {len(classes)} classes apart and takes the most probable one: --threshold does not apply"
