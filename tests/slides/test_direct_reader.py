@@ -251,8 +251,7 @@ def test_why_a_slide_cannot_be_read_directly(tmp_path, image, plain, monkeypatch
         assert reader.backend == "openslide"
 
 
-@pytest.mark.parametrize("reader", ["auto", "direct"])
-def test_several_pages_of_one_size_are_not_told_apart(tmp_path, image, reader):
+def test_several_pages_of_one_size_are_not_told_apart(tmp_path, image):
     path = tmp_path / "stack.tif"
     with tifffile.TiffWriter(path) as writer:
         for part in (image, image[::-1]):

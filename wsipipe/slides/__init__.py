@@ -1,4 +1,4 @@
-"""Slides: one protocol over OpenSlide, tiffslide and plain images."""
+"""Slides: one protocol over OpenSlide, tiffslide, plain images and tiles read straight from the file."""
 
 from wsipipe.slides.base import SlideReader
 from wsipipe.slides.dicom import is_dicom, series_files
