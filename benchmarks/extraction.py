@@ -3,6 +3,8 @@
 One row per kind of map (random weights). "Network" is the encoder alone on the very pixels that extraction fed it, kept
 in memory, in turn with extraction in the same process; "share" is the network's time over extraction's, which is 1
 where reading, stitching and writing cost nothing. CPU seconds are less disturbed by a busy machine than wall seconds.
+"Rest" is where the others go in one run: CPU seconds of reading, of finding the tissue, and of everything else, as
+shares of extraction's (with one torch thread: OMP_NUM_THREADS=1).
 
 "Waste" is the network's arithmetic over that of the map's cells with tissue alone (halos, and glass). Dense maps are
 also set against one undivided pass over the rectangle round the tissue, without a halo: "work" compares the
@@ -32,7 +34,9 @@ from numpy.typing import NDArray
 from wsipipe.config import Recipe
 from wsipipe.models.encoders import Encoder, build_encoder
 from wsipipe.models.row_stream import RowStream
+from wsipipe.pipeline import extract
 from wsipipe.pipeline.extract import extract_slide
+from wsipipe.pipeline.pixel_source import PixelSource
 from wsipipe.slides import SlideEntry
 from wsipipe.store.feature_map import FeatureMap
 
@@ -47,25 +51,41 @@ class Recording:
         self._encoder = encoder
         self.batches: list[torch.Tensor] = []
         self.strips: list[tuple[RowStream, int, list[torch.Tensor]]] = []
+        self.spent = dict.fromkeys(("network", "reading", "tissue"), 0.0)
 
     def __enter__(self) -> Self:
         encode, push = type(self._encoder).encode, RowStream.push
 
         def keep_batch(encoder: Encoder, batch: torch.Tensor) -> torch.Tensor:
             self.batches.append(batch)
-            return encode(encoder, batch)
+            return self._timed("network", encode)(encoder, batch)
 
         def keep_strip(stream: RowStream, strip: int, pixels: list[torch.Tensor]) -> torch.Tensor | None:
             self.strips.append((stream, strip, pixels))
-            return push(stream, strip, pixels)
+            return self._timed("network", push)(stream, strip, pixels)
 
         self._patches = ExitStack()
         self._patches.enter_context(mock.patch.object(type(self._encoder), "encode", keep_batch))
         self._patches.enter_context(mock.patch.object(RowStream, "push", keep_strip))
+        for owner, name, part in ((PixelSource, "read", "reading"), (extract, "tissue_for", "tissue")):
+            timed = self._timed(part, getattr(owner, name))
+            self._patches.enter_context(mock.patch.object(owner, name, timed))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._patches.close()
+
+    def _timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Add the CPU seconds of a call's own thread to a part."""
+
+        def timed(*arguments: Any) -> Any:  # noqa: ANN401
+            started = time.thread_time()
+            try:
+                return call(*arguments)
+            finally:
+                self.spent[part] += time.thread_time() - started
+
+        return timed
 
     def network(self) -> None:
         """Feed the network the same again."""
@@ -130,7 +150,9 @@ def measure(options: argparse.Namespace, kind: str) -> dict[str, Any]:
     """One row: rates, their ratio, waste, one undivided pass, and peak memory."""
     encoder = build_encoder(recipe(options, kind).encoder, device=options.device)
     with Recording(encoder) as recording:
+        started = time.process_time()
         valid, stride = work(options, kind, encoder)
+        total = time.process_time() - started
     once = OnePass(encoder, valid, stride) if kind == "dense" else None
     runs: list[tuple[tuple[float, float], ...]] = []
     for _ in range(options.repeat):
@@ -141,6 +163,8 @@ def measure(options: argparse.Namespace, kind: str) -> dict[str, Any]:
     for place, clock in enumerate(("wall", "cpu")):
         whole, bare = (min(run[part][place] for run in runs) for part in (0, 1))
         row[clock] = {"extract_mp_s": fed / whole, "network_mp_s": fed / bare, "share": bare / whole}
+    shares = {part: spent / total for part, spent in recording.spent.items()}
+    row["rest"] = {part: shares[part] for part in ("reading", "tissue")} | {"other": 1 - sum(shares.values())}
     row |= {"waste": cells / np.count_nonzero(valid), "peak_mb": peak(kind), "one_pass": None}
     if once:
         spent, passed = (min(run[part][1] for run in runs) for part in (0, 2))
@@ -193,13 +217,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     head = f"{'kind':6} {'MP':>7} {'waste':>6}" + "".join(
         f"{clock + ': extract / network MP/s, share':>38}" for clock in ("wall", "cpu")
     )
-    head += f"{'one pass: work, time':>22}{'peak MB':>9}"
+    head += f"{'rest: read, tissue, other':>27}{'one pass: work, time':>22}{'peak MB':>9}"
     lines = [f"{rows[0]['slide']}, {rows[0]['encoder']}", head]
     for row in rows:
         line = f"{row['kind']:6} {row['mp']:7.1f} {row['waste']:6.2f}"
         for clock in ("wall", "cpu"):
             rates = row[clock]
             line += f"{rates['extract_mp_s']:20.3f} / {rates['network_mp_s']:5.3f} {rates['share']:9.3f}"
+        line += f"{row['rest']['reading']:13.3f}{row['rest']['tissue']:7.3f}{row['rest']['other']:7.3f}"
         once = row["one_pass"]
         line += f"{once['work']:16.2f}{once['time']:6.2f}" if once else f"{'-':>22}"
         lines.append(line + f"{row['peak_mb']:9.0f}")
