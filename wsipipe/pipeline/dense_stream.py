@@ -31,7 +31,7 @@ _QUANTUM_PX = 128
 # What one layer of a strip may hold; three of these are there at once.
 _LAYER_BYTES = 16 * 2**20
 # Narrower bands, in blocks, would compute too much twice.
-_LEAST_BLOCKS = 3
+_LEAST_BLOCKS = 2
 
 Index = tuple[int, int]
 Values = NDArray[np.float16]
