@@ -3,16 +3,20 @@
 One row per kind of map (random weights). "Network" is the encoder alone on the very pixels that extraction fed it, kept
 in memory, in turn with extraction in the same process; "share" is the network's time over extraction's, which is 1
 where reading, stitching and writing cost nothing. CPU seconds are less disturbed by a busy machine than wall seconds.
+"Rest" is where the others go in one run: CPU seconds of reading, of finding the tissue, and of everything else, as
+shares of extraction's (with one torch thread: OMP_NUM_THREADS=1).
 
-"Waste" is the network's arithmetic over that of the map's cells with tissue alone (halos, and glass). Dense maps are
-also set against one undivided pass over the rectangle round the tissue, without a halo: "work" compares the
-arithmetic, "time" the CPU seconds of the whole extraction. The pass is timed on a square of at most 2048 px, since its
+"Waste" is the network's arithmetic over that of the map's cells with tissue alone (halos, and glass), "tiles" what it
+would be in tiles of 1024 px with halos. Dense maps are also set against one undivided pass over the rectangle round the
+tissue, without a halo: "work" compares the arithmetic, "network" and "all" the CPU seconds of the network alone and of
+the whole extraction. The pass is timed on a square of at most 2048 px, since its
 memory grows with it, and scaled to the rectangle. Peak memory is that of a process of its own that extracts once.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -30,9 +34,14 @@ import torch
 from numpy.typing import NDArray
 
 from wsipipe.config import Recipe
+from wsipipe.geometry import CellGrid
 from wsipipe.models.encoders import Encoder, build_encoder
 from wsipipe.models.row_stream import RowStream
+from wsipipe.numerics.tissue import Tissue
+from wsipipe.pipeline import extract
 from wsipipe.pipeline.extract import extract_slide
+from wsipipe.pipeline.layouts import Block, DenseLayout
+from wsipipe.pipeline.pixel_source import PixelSource
 from wsipipe.slides import SlideEntry
 from wsipipe.store.feature_map import FeatureMap
 
@@ -47,25 +56,41 @@ class Recording:
         self._encoder = encoder
         self.batches: list[torch.Tensor] = []
         self.strips: list[tuple[RowStream, int, list[torch.Tensor]]] = []
+        self.spent = dict.fromkeys(("network", "reading", "tissue"), 0.0)
 
     def __enter__(self) -> Self:
         encode, push = type(self._encoder).encode, RowStream.push
 
         def keep_batch(encoder: Encoder, batch: torch.Tensor) -> torch.Tensor:
             self.batches.append(batch)
-            return encode(encoder, batch)
+            return self._timed("network", encode)(encoder, batch)
 
         def keep_strip(stream: RowStream, strip: int, pixels: list[torch.Tensor]) -> torch.Tensor | None:
             self.strips.append((stream, strip, pixels))
-            return push(stream, strip, pixels)
+            return self._timed("network", push)(stream, strip, pixels)
 
         self._patches = ExitStack()
         self._patches.enter_context(mock.patch.object(type(self._encoder), "encode", keep_batch))
         self._patches.enter_context(mock.patch.object(RowStream, "push", keep_strip))
+        for owner, name, part in ((PixelSource, "read", "reading"), (extract, "tissue_for", "tissue")):
+            timed = self._timed(part, getattr(owner, name))
+            self._patches.enter_context(mock.patch.object(owner, name, timed))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._patches.close()
+
+    def _timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Add the CPU seconds of a call's own thread to a part."""
+
+        def timed(*arguments: Any) -> Any:  # noqa: ANN401
+            started = time.thread_time()
+            try:
+                return call(*arguments)
+            finally:
+                self.spent[part] += time.thread_time() - started
+
+        return timed
 
     def network(self) -> None:
         """Feed the network the same again."""
@@ -130,7 +155,9 @@ def measure(options: argparse.Namespace, kind: str) -> dict[str, Any]:
     """One row: rates, their ratio, waste, one undivided pass, and peak memory."""
     encoder = build_encoder(recipe(options, kind).encoder, device=options.device)
     with Recording(encoder) as recording:
+        started = time.process_time()
         valid, stride = work(options, kind, encoder)
+        total = time.process_time() - started
     once = OnePass(encoder, valid, stride) if kind == "dense" else None
     runs: list[tuple[tuple[float, float], ...]] = []
     for _ in range(options.repeat):
@@ -141,11 +168,28 @@ def measure(options: argparse.Namespace, kind: str) -> dict[str, Any]:
     for place, clock in enumerate(("wall", "cpu")):
         whole, bare = (min(run[part][place] for run in runs) for part in (0, 1))
         row[clock] = {"extract_mp_s": fed / whole, "network_mp_s": fed / bare, "share": bare / whole}
-    row |= {"waste": cells / np.count_nonzero(valid), "peak_mb": peak(kind), "one_pass": None}
+    shares = {part: spent / total for part, spent in recording.spent.items()}
+    row["rest"] = {part: shares[part] for part in ("reading", "tissue")} | {"other": 1 - sum(shares.values())}
+    row |= {"waste": cells / np.count_nonzero(valid), "peak_mb": peak(kind), "one_pass": None, "tiles": None}
     if once:
-        spent, passed = (min(run[part][1] for run in runs) for part in (0, 2))
-        row["one_pass"] = {"work": cells / once.cells, "time": spent / (passed * once.share)}
+        whole, bare, part = (min(run[part][1] for run in runs) for part in (0, 1, 2))
+        passed = part * once.share
+        row["one_pass"] = {"work": cells / once.cells, "network": bare / passed, "all": whole / passed}
+        row["tiles"] = tile_cells(valid, stride, encoder.halo_px) / np.count_nonzero(valid)
     return row
+
+
+def tile_cells(valid: NDArray[np.bool_], stride_px: int, halo_px: int) -> float:
+    """Count the cells, those in halos too, that tiles of 1024 px would compute."""
+    grid = CellGrid(*valid.shape, float(stride_px))
+    layout = DenseLayout(grid, Tissue(valid, grid), stride_px, halo_px)
+    side, total = layout.block_cells, 0
+    for top, left in itertools.product(*(range(0, length, side) for length in valid.shape)):
+        part = valid[top : top + side, left : left + side]
+        rows, cols = slice(top, top + part.shape[0]), slice(left, left + part.shape[1])
+        regions = [piece.regions[0] for piece in layout.pieces(Block((0, 0), rows, cols, part))]
+        total += sum(region.width * region.height for region in regions)
+    return total / stride_px**2
 
 
 class OnePass:
@@ -190,18 +234,20 @@ def own_peak() -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    head = f"{'kind':6} {'MP':>7} {'waste':>6}" + "".join(
+    head = f"{'kind':6} {'MP':>7} {'waste':>6} {'tiles':>6}" + "".join(
         f"{clock + ': extract / network MP/s, share':>38}" for clock in ("wall", "cpu")
     )
-    head += f"{'one pass: work, time':>22}{'peak MB':>9}"
+    head += f"{'rest: read, tissue, other':>27}{'one pass: work, network, all':>30}{'peak MB':>9}"
     lines = [f"{rows[0]['slide']}, {rows[0]['encoder']}", head]
     for row in rows:
-        line = f"{row['kind']:6} {row['mp']:7.1f} {row['waste']:6.2f}"
+        tiles = f"{row['tiles']:6.2f}" if row["tiles"] else f"{'-':>6}"
+        line = f"{row['kind']:6} {row['mp']:7.1f} {row['waste']:6.2f} {tiles}"
         for clock in ("wall", "cpu"):
             rates = row[clock]
             line += f"{rates['extract_mp_s']:20.3f} / {rates['network_mp_s']:5.3f} {rates['share']:9.3f}"
+        line += f"{row['rest']['reading']:13.3f}{row['rest']['tissue']:7.3f}{row['rest']['other']:7.3f}"
         once = row["one_pass"]
-        line += f"{once['work']:16.2f}{once['time']:6.2f}" if once else f"{'-':>22}"
+        line += f"{once['work']:17.2f}{once['network']:8.2f}{once['all']:5.2f}" if once else f"{'-':>30}"
         lines.append(line + f"{row['peak_mb']:9.0f}")
     return "\n".join(lines) + "\n"
 

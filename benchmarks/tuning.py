@@ -30,7 +30,7 @@ from wsipipe.slides import SlideEntry
 MARGIN_PX = 23  # half the diagonal of a cell in px of the images: no cell has points of both classes
 SETTINGS = {
     "tile": {"mpp": 1.24, "patch_size_px": 24, "overlap_px": 8, "tissue": {"detect": False}},
-    "encoder": {"name": "resnet18", "kind": "patch", "weights": "none", "tuned_stages": None, "rate_ratio": 1.0},
+    "encoder": {"name": "resnet18", "kind": "patch", "weights": "none", "tuned_stages": None, "rate_ratio": 0.1},
     "network": {"width": 16, "depth": 1},
     "training": {
         "method": "partial_ce",

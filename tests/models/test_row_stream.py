@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -155,19 +157,30 @@ def test_memory_is_told() -> None:
 
 
 class Watched(RowStream):
-    """Counts what it makes room for."""
+    """Counts the rooms that it makes, and makes them of what no result may come from."""
 
     rooms = 0
 
-    def _room(self, like: Tensor) -> Tensor:
-        self.rooms += 1
-        return super()._room(like)
+    def _room(self, *arguments: Any) -> Tensor:
+        room = super()._room(*arguments)
+        self.rooms += room.is_floating_point()
+        return room.fill_(torch.nan if room.is_floating_point() else 77)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_three_layers_are_held_at_once(name: str, pixels: Tensor) -> None:
-    stream = Watched(encoder(name).row_layers(), np.ones((2, 2), np.bool_), strip=2, quantum=1)
-    streamed(stream, pixels, (2, 2), strip=2)
+def test_three_layers_are_held_at_once_and_none_is_read_before_it_is_written(name: str) -> None:
+    rng = np.random.default_rng(5)
+    wanted = np.zeros((12, 40), np.bool_)
+    wanted[2:5, 3:9] = wanted[4:10, 20:24] = wanted[9:, 30:38] = True
+    stream = Watched(encoder(name).row_layers(), wanted, strip=2, quantum=2)
+    for number in stream.strips():
+        pixels = [
+            torch.from_numpy(rng.integers(0, 256, (1, 3, r.bottom - r.top, r.right - r.left), dtype=np.uint8))
+            for r in stream.regions(number)
+        ]
+        features = stream.push(number, pixels)
+        if features is not None:  # also of cells beside those that are wanted
+            assert features[..., wanted[2 * number : 2 * number + 2].any(axis=0)].isfinite().all()
     assert stream.rooms == 3
 
 

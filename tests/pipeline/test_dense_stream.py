@@ -88,6 +88,7 @@ def test_bands_of_any_width_make_the_same_map(
     layer_bytes: int, layout: DenseLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wsipipe.pipeline.dense_stream._LAYER_BYTES", layer_bytes)
+    monkeypatch.setattr("wsipipe.pipeline.dense_stream._LEAST_BLOCKS", 1)
     monkeypatch.setattr("wsipipe.pipeline.dense_stream._QUANTUM_PX", 16)
     todo = set(zip(*(axis.tolist() for axis in np.nonzero(occupied(layout))), strict=True))
     source, tell = Plane(), []

@@ -14,7 +14,8 @@ after) // m.
 **The same shapes, wherever one begins.** Which rows and columns a layer computes in strip t depends on t and on what is
 wanted, not on where the stream began. Begun in the middle, the first strips compute rows from what is not there, but
 none that a wanted output sees; all that it sees went through the same operations as in a stream from the top, so it is
-the same bit for bit.
+the same bit for bit where a convolution looks at its window alone, as on CPUs. What is not there is zero, so that
+algorithms that mix neighbouring places (Winograd's, on GPUs) see nothing wild.
 """
 
 from __future__ import annotations
@@ -134,6 +135,7 @@ class RowStream:
         self._held: dict[int, Tensor] = {}
         self._tails: dict[int, Tensor] = {}
         self._stores: dict[int, Tensor] = {}
+        self._computed: dict[int, list[tuple[int, int]]] = {}
         self._free: list[Tensor] = []
 
     def strips(self, first: int = 0, last: int | None = None) -> range:
@@ -168,7 +170,7 @@ class RowStream:
         if not pixels:
             return None
         like = pixels[0]
-        first = self._take(0, like)
+        first = self._take(0, like, self._spans(self._nodes[0], strip, quantum=1))
         top, left = self._nodes[0].tail, self._margin * self.stride
         for part, rect in zip(pixels, self.regions(strip), strict=True):
             first[:, :, top:, left + rect.left : left + rect.right] = part
@@ -220,7 +222,7 @@ class RowStream:
         spans = self._spans(node, strip, self._quantum)
         if not spans:
             return
-        out = self._take(step.target, like)
+        out = self._take(step.target, like, spans)
         rows, margin = self._strip * node.scale, self._margin * node.scale
         most = max(1, _CHUNK_VALUES // (node.channels * rows * step.window.held * node.scale * self._quantum))
         for span in spans:
@@ -247,35 +249,43 @@ class RowStream:
         width = (columns[1] - columns[0] - 1) * window.stride + window.kernel
         return self._held[source][:, :, top : top + height, left : left + width]
 
-    def _take(self, index: int, like: Tensor) -> Tensor:
-        """Rows of a node for one strip: those kept of the last, and room for the new ones."""
+    def _take(self, index: int, like: Tensor, spans: list[tuple[int, int]]) -> Tensor:
+        """Rows of a node for one strip: those kept of the last, and room for the new ones in some columns."""
         node = self._nodes[index]
-        if self._free and index:
-            store = self._free.pop()
-        else:
-            store = self._room(like) if index else like.new_zeros(self._size(node))
-        self._stores[index] = store
+        store = self._free.pop() if self._free and index else self._room(node, like)
         # Rows, columns, channels in memory, whatever the order of the axes: channels-last.
         flat = store[: self._size(node)].view(-1, self._width * node.scale, node.channels)
-        held = self._held[index] = flat.permute(2, 0, 1)[None]
+        held = flat.permute(2, 0, 1)[None]
+        self._stores[index], self._held[index], self._computed[index] = store, held, spans
         if index in self._tails:
             held[:, :, : node.tail] = self._tails[index]
+        else:
+            held[:, :, : node.tail] = 0
+        # Windows reach past what is computed by less than two quanta.
+        beside, margin = 2 * self._quantum * node.scale, self._margin * node.scale
+        for left, right in spans:
+            held[:, :, node.tail :, max(margin + left - beside, 0) : margin + left] = 0
+            held[:, :, node.tail :, margin + right : margin + right + beside] = 0
         return held
 
     def _size(self, node: _Node) -> int:
         return (node.tail + self._strip * node.scale) * self._width * node.scale * node.channels
 
-    def _room(self, like: Tensor) -> Tensor:
-        """Room for any node; zeros, so that whatever is read before it is written is at least a number."""
-        return torch.zeros(max(map(self._size, self._nodes[1:])), dtype=self._dtype, device=like.device)
+    def _room(self, node: _Node, like: Tensor) -> Tensor:
+        """Make room for the pixels, or for any other node."""
+        if node == self._nodes[0]:
+            return like.new_empty(self._size(node))
+        return torch.empty(max(map(self._size, self._nodes[1:])), dtype=self._dtype, device=like.device)
 
     def _put_away(self, index: int) -> None:
         """Keep the rows that the next strip needs, and make room."""
-        held = self._held.pop(index)
-        if tail := self._nodes[index].tail:
-            if index not in self._tails:
-                self._tails[index] = torch.empty_like(held[:, :, -tail:])
-            self._tails[index].copy_(held[:, :, -tail:])
+        held, spans, node = self._held.pop(index), self._computed.pop(index), self._nodes[index]
+        if node.tail:
+            new = held[:, :, -node.tail :]
+            tails = self._tails.setdefault(index, torch.empty_like(new)).zero_()
+            for left, right in spans:
+                columns = slice(self._margin * node.scale + left, self._margin * node.scale + right)
+                tails[..., columns] = new[..., columns]
         store = self._stores.pop(index)
         if index:
             self._free.append(store)

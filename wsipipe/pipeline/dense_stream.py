@@ -25,11 +25,13 @@ from wsipipe.pipeline.memory import release_memory
 from wsipipe.pipeline.pixel_source import PixelSource
 from wsipipe.read_ahead import read_ahead
 
-# Higher strips are no faster, on a CPU; lower ones are.
+# Lower strips are slower, higher ones need more memory and are no faster on a CPU.
 _STRIP_PX = 128
 _QUANTUM_PX = 128
-# What one layer of a strip may hold; three to four of these are there at once.
+# What one layer of a strip may hold; three of these are there at once.
 _LAYER_BYTES = 16 * 2**20
+# Narrower bands, in blocks, would compute too much twice.
+_LEAST_BLOCKS = 2
 
 Index = tuple[int, int]
 Values = NDArray[np.float16]
@@ -94,7 +96,7 @@ class DenseStream:
         """
         side = self.layout.block_cells
         most = _LAYER_BYTES // (column_bytes(self.layers, strip=self.strip) * side)
-        for left, right in bands(np.any(occupied, axis=0), max(1, most)):
+        for left, right in bands(np.any(occupied, axis=0), max(_LEAST_BLOCKS, most)):
             mine = {(i, j) for i, j in todo if left <= j < right}
             if mine:
                 yield from self._band(left, right, mine, source, threads, tell)
