@@ -42,7 +42,7 @@ def command(
         str | None,
         typer.Option(
             help="A row of Table 1: cvm, contrast_map, partial_ce, mixmatch, mean_teacher, crf, dual_branch, cosine, "
-            "direct_variational, or full (masks). [cvm]"
+            "direct_variational, or full (masks); or cvm_plus, our own. [cvm]"
         ),
     ] = None,
     pairs: Annotated[int | None, typer.Option(help="Points of each class used per slide. [all]")] = None,
