@@ -3,51 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wsipipe.errors import CheckpointError
-from wsipipe.geometry import CellGrid
-from wsipipe.numerics.area_interval import BLOCK_UM, LEVEL, area_interval
 from wsipipe.numerics.calibration import Calibration, calibrated, fit_calibration
 from wsipipe.numerics.regrid import Band
 from wsipipe.pipeline.samples import Sample
 from wsipipe.store.checkpoint import Checkpoint
 
 _ENTRY = "calibration"
-_RASTER = "probability of being in target"
-_REFINED = "half the mask and half the network's probability: graded, but no probability"
-
-
-@dataclass(frozen=True, eq=False)
-class Calibrated:
-    """What a report needs to tell of a calibrated probability.
-
-    Parameters
-    ----------
-    calibration : Calibration
-        Of the model.
-    before : sequence of Band, optional
-        Calibrated probability, where the map that is written is a refined one; None where it is the probability itself.
-        Filled while the map is read.
-    """
-
-    calibration: Calibration
-    before: Sequence[Band] | None = None
-
-    @property
-    def about(self) -> str:
-        """What the values of the probability raster are, for its metadata."""
-        if self.before is not None:
-            return _REFINED
-        if self.calibration.shift is None:
-            return f"{_RASTER}, not calibrated"
-        return f"{_RASTER}, calibrated at a temperature of {self.calibration.temperature:.4g}"
 
 
 def fit_to_held_out(
@@ -118,42 +87,3 @@ def keep_calibrated(bands: Iterator[Band], temperature: float, kept: list[Band])
     for values, valid in bands:
         kept.append((calibrated(values, temperature), valid))
         yield values, valid
-
-
-def interval_told(
-    told: Calibrated, raster: CellGrid, mpp: float | None, bands: Iterator[NDArray[np.uint8]]
-) -> tuple[Mapping[str, object], Mapping[str, object]]:
-    """Tell, for a report, of the area and of the calibration.
-
-    Parameters
-    ----------
-    told : Calibrated
-        Of the model.
-    raster : CellGrid
-        Of the bands.
-    mpp : float or None
-        um per px of the raster.
-    bands : iterator of (h, cols) uint8 arrays
-        Calibrated probability, 255: 1.
-
-    Returns
-    -------
-    area, calibration : mapping
-        For the class, and for the report.
-    """
-    calibration = told.calibration
-    facts: dict[str, object] = {**asdict(calibration), "probability_raster": told.about}
-    if calibration.shift is None or mpp is None:
-        lacking = "the slide's resolution is not known" if mpp is None else "the model is not calibrated"
-        return {}, facts | {"area_interval": f"none: {lacking}"}
-    block = max(1, min(round(BLOCK_UM / mpp), max(raster.shape)))
-    found = area_interval(bands, block_px=block, shift=calibration.shift)
-    assumed = (
-        f"{LEVEL:.0%}: blocks of {BLOCK_UM:g} um err as a whole, and all logits by one number of standard deviation "
-        f"{calibration.shift:.3g}; target is as common as among the points"
-    )
-    if told.before is not None:
-        assumed += "; from the network's probability before it was refined"
-    px_mm2 = (mpp / 1000) ** 2
-    area = {f"area_{name}_mm2": getattr(found, name) * px_mm2 for name in ("expected", "low", "high")}
-    return area, facts | {"area_interval": assumed}

@@ -22,7 +22,8 @@ from wsipipe.models.weights import weights_digest
 from wsipipe.numerics.blending import blend_windows
 from wsipipe.numerics.regrid import Band
 from wsipipe.numerics.tissue import Tissue
-from wsipipe.pipeline.calibration import Calibrated, calibrated_bands, calibration_of, keep_calibrated
+from wsipipe.pipeline.calibrated_area import Calibrated
+from wsipipe.pipeline.calibration import calibrated_bands, calibration_of, keep_calibrated
 from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.feature_plan import relevant_settings
 from wsipipe.pipeline.large_maps import Room

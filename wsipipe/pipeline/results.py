@@ -22,7 +22,7 @@ from wsipipe.annotations.shapes import OutlinedRegion
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.regrid import Band, raster_grid, regrid_bands, sample_nearest
 from wsipipe.numerics.tissue import Tissue
-from wsipipe.pipeline.calibration import Calibrated, interval_told
+from wsipipe.pipeline.calibrated_area import Calibrated, interval_told
 from wsipipe.pipeline.class_bands import ClassBands
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.overlay import draw_overlay
