@@ -17,7 +17,7 @@ from wsipipe.geometry import Region
 from wsipipe.slides import open_slide, slide_identity, tile_file
 from wsipipe.slides.direct_reader import ROUNDING, DirectReader
 from wsipipe.slides.jpeg_stream import without_colour_markers
-from wsipipe.slides.openslide_reader import OpenSlideReader
+from wsipipe.slides.openslide_reader import BLOCK_PX, OpenSlideReader
 from wsipipe.slides.tiffslide_reader import TiffSlideReader
 from wsipipe.slides.tile_levels import find_tile_levels
 
@@ -219,16 +219,24 @@ def test_a_level_that_differs_is_left_to_the_library(plain, monkeypatch):
         assert whole(reader, 1).max() < 128
 
 
-def test_uneven_levels_are_left_to_the_library_unless_forced(tmp_path, picture):
-    """Forced, they are as stored; OpenSlide displaces them by up to half a level-0 px."""
+def test_uneven_levels_are_as_stored(tmp_path, picture):
+    """OpenSlide displaces them by up to half a level-0 px, but for the first block."""
     path = write_slide(tmp_path / "uneven.svs", picture[:701, :999], downsample=2.7, levels=2)
     with open_slide(path) as ours, open_slide(path, reader="openslide") as theirs:
         assert not ours.level_downsamples[1].is_integer()
-        assert [ours.level_backend(level) for level in (0, 1)] == ["direct", "openslide"]
-        assert np.array_equal(whole(ours, 1), whole(theirs, 1))
-    with open_slide(path, reader="direct") as reader:
-        assert reader.level_backend(1) == "direct"
-        assert np.array_equal(whole(reader, 1), tifffile.imread(path, key=1))
+        assert [ours.level_backend(level) for level in (0, 1)] == ["direct", "direct"]
+        assert np.array_equal(whole(ours, 1), tifffile.imread(path, key=1))
+        first = Region(0, 0, BLOCK_PX, BLOCK_PX)
+        assert np.array_equal(ours.read_region(first, 1), theirs.read_region(first, 1))
+        assert not np.array_equal(whole(ours, 1), whole(theirs, 1))
+
+
+def test_an_uneven_level_that_differs_where_nothing_is_displaced_is_left_to_the_library(tmp_path, picture, monkeypatch):
+    path = write_slide(tmp_path / "uneven.svs", picture[:701, :999], downsample=2.7, levels=2)
+    paint = OpenSlideReader._paint
+    monkeypatch.setattr(OpenSlideReader, "_paint", lambda self, part, level: paint(self, part, level) // (1 + level))
+    with open_slide(path) as reader:
+        assert [reader.level_backend(level) for level in (0, 1)] == ["direct", "openslide"]
 
 
 def test_tiffslide_may_be_the_library(plain):

@@ -49,8 +49,9 @@ def test_tiles_read_directly_are_those_of_openslide(shared, name):
     path = shared / "slides" / name
     with open_slide(path) as ours, open_slide(path, reader="openslide") as theirs:
         for level, (width, height) in enumerate(ours.level_dimensions):
-            direct = ours.level_downsamples[level].is_integer()
-            assert ours.level_backend(level) == ("direct" if direct else "openslide")
+            assert ours.level_backend(level) == "direct"
+            if not ours.level_downsamples[level].is_integer():  # OpenSlide displaces those
+                continue
             for region in (Region(width // 2, height // 2, 333, 291), Region(width - 300, height - 200, 310, 210)):
                 difference = ours.read_region(region, level).astype(int) - theirs.read_region(region, level)
                 assert np.abs(difference).max() <= 2

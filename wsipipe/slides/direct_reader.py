@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from wsipipe.errors import SlideError
 from wsipipe.geometry import Region
 from wsipipe.slides.handle import LazyReader, SlideFacts
+from wsipipe.slides.openslide_reader import BLOCK_PX
 from wsipipe.slides.pixels import white
 from wsipipe.slides.tile_codecs import TileError
 from wsipipe.slides.tile_file import Tile, TileFile, tile_at
@@ -18,6 +19,10 @@ from wsipipe.slides.tile_levels import TileLevel, find_tile_levels
 
 # Vendors whose levels are whole pages from corner to corner; others overlap, pad or shift tiles.
 PLAIN_VENDORS = ("aperio", "generic-tiff")
+# Less of a displacement, in px of a level, changes no pixel by more than one step of 255.
+_DISPLACED_PX = 1 / 256
+# Columns and rows of blocks that are looked at.
+_MOST = 32
 # Largest difference, in steps of 255, between two decoders that both round as the standard allows.
 ROUNDING = 2
 
@@ -33,9 +38,9 @@ class DirectReader(LazyReader[TileFile]):
     mpp : float, optional
         um per level-0 px, instead of what the file says.
     check : bool
-        Read a level directly only where its downsample is whole and the library gives the same pixels, up to
-        rounding, for the first, the middle and the fullest of its tiles. Without, every level that is stored as
-        plain tiles. Levels are looked at when they are first read.
+        Read a level directly only where the library gives the same pixels, up to rounding, in the first, the middle
+        and the fullest of its tiles; where its downsample is not whole, in places that the library does not displace.
+        Without, every level that is stored as plain tiles. Levels are looked at when they are first read.
     damaged : "error" or "white"
         Raise where a tile cannot be decoded, or warn and leave it white.
 
@@ -46,8 +51,8 @@ class DirectReader(LazyReader[TileFile]):
 
     Notes
     -----
-    OpenSlide reads a level with a non-integer downsample displaced by up to half a level-0 px, this reader as it is
-    stored: the two differ, and with `check` the library goes on reading such levels.
+    OpenSlide reads a level with a non-integer downsample (Aperio's are often 4.0002 or so) displaced by up to half a
+    level-0 px, see `OpenSlideReader`; this reader, as it is stored, which is what its coordinates mean.
     """
 
     backend = "direct"
@@ -126,24 +131,24 @@ class DirectReader(LazyReader[TileFile]):
 
     def _may_agree(self, level: int) -> bool:
         """Whether nothing is known by which the library reads a level in another way."""
-        if not self.level_downsamples[level].is_integer():
-            return False
         # OpenSlide paints whatever lies below a tile that Aperio left out from finer levels, stored or not.
         finer = [each for each in self._use().levels[:level] if isinstance(each, TileLevel)]
         return self.vendor != "aperio" or all(each.counts.all() for each in finer)
 
     def _agrees(self, level: int) -> bool:
-        """Whether the library gives the same pixels."""
-        handle = self._use()
-        for tile in _samples(handle.stored(level), level):
+        """Whether the library gives the same pixels; not, where there is nothing to compare."""
+        handle, step = self._use(), self.level_downsamples[level]
+        stored = handle.stored(level)
+        places = _tiles(stored) if step.is_integer() else _undisplaced_blocks(stored, step)
+        for place in places:
             try:
-                ours = handle.read(tile.inside, level, self._stand_in)
-                theirs = self._library.read_region(tile.inside, level)
+                ours = handle.read(place, level, self._stand_in)
+                theirs = self._library.read_region(place, level)
             except SlideError:
                 return False
             if np.abs(ours.astype(np.int16) - theirs).max() > ROUNDING:
                 return False
-        return True
+        return bool(places)
 
     def _why_not(self, level: int) -> str:
         stored = self._use().levels[level]
@@ -151,11 +156,31 @@ class DirectReader(LazyReader[TileFile]):
         return f"level {level}: {differs if isinstance(stored, TileLevel) else stored}"
 
 
-def _samples(stored: TileLevel, level: int) -> list[Tile]:
+def _tiles(stored: TileLevel) -> list[Region]:
     """Tiles to compare: the first and the middle one that the file holds, and the one of most bytes."""
-    held = np.flatnonzero(stored.counts)
+    held, columns = np.flatnonzero(stored.counts), stored.counts.shape[1]
     if not held.size:
         return []
     chosen = {int(held[0]), int(held[held.size // 2]), int(stored.counts.argmax())}
-    columns = stored.counts.shape[1]
-    return [tile_at(stored, level, index % columns, index // columns) for index in sorted(chosen)]
+    return [tile_at(stored, 0, index % columns, index // columns).inside for index in sorted(chosen)]
+
+
+def _undisplaced_blocks(stored: TileLevel, step: float) -> list[Region]:
+    """Blocks to compare, likewise, among those in which OpenSlide is read that begin next to a level-0 px."""
+    columns, rows = (
+        [at for at in range(0, side, BLOCK_PX) if abs(round(at * step) / step - at) < _DISPLACED_PX][:_MOST]
+        for side in (stored.width, stored.height)
+    )
+    blocks = [Region(x, y, BLOCK_PX, BLOCK_PX).clipped(stored.width, stored.height) for y in rows for x in columns]
+    held = [block for block in blocks if block is not None and _counts(block, stored).all()]
+    if not held:
+        return []
+    fullest = int(np.argmax([_counts(block, stored).sum() for block in held]))
+    return [held[index] for index in sorted({0, len(held) // 2, fullest})]
+
+
+def _counts(place: Region, stored: TileLevel) -> NDArray[np.int64]:
+    """Bytes of the tiles that a place touches, (rows, columns)."""
+    width, height = stored.tile_width, stored.tile_height
+    rows = slice(place.y // height, -(-place.y_end // height))
+    return stored.counts[rows, place.x // width : -(-place.x_end // width)]
