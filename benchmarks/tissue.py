@@ -52,7 +52,9 @@ def measure(path: Path, slide_mpp: float | None, settings: TileSettings, repeat:
 
     def lay() -> np.ndarray[Any, np.dtype[np.int64]]:
         grid = patch_grid(width, height, scale, settings)
-        return patch_corners(np.argwhere(kept_cells(tissue, grid, settings)), scale, settings)
+        return patch_corners(
+            np.argwhere(kept_cells(tissue, grid, settings, slide_size=(width, height))), scale, settings
+        )
 
     coords, laying = best(lay, repeat)
     times = dict(zip(STAGES, (overview, masking, laying), strict=True))

@@ -6,6 +6,7 @@ import pytest
 
 from wsipipe.config import Recipe, bundled_recipes, load_recipe, parse_recipe, updated
 from wsipipe.errors import ConfigError
+from wsipipe.pipeline.training_state import trained_settings
 
 
 @pytest.mark.parametrize(
@@ -85,3 +86,20 @@ def test_views_and_refinement_follow_the_method_unless_said():
 def test_cvm_plus_needs_an_encoder_that_stays_the_same():
     with pytest.raises(ConfigError, match=r"encoder.trainable changes, use cvm"):
         parse_recipe({"training": {"method": "cvm_plus"}, "encoder": {"trainable": True}})
+
+
+def test_another_reference_takes_the_place_of_a_picture_that_was_read():
+    target = tuple(float(number) for number in range(1, 9))
+    recipe = parse_recipe({"stain": {"method": "macenko", "reference": "given", "target": target}})
+    assert updated(recipe, {"stain": {"method": None, "reference": None}}).stain.target == target
+    for changes in ({"method": "none"}, {"method": "reinhard"}, {"reference": "published"}, {"reference": "other.png"}):
+        found = updated(recipe, {"stain": changes}).stain
+        assert found.target is None
+        assert found.model_dump().items() >= changes.items()
+
+
+def test_a_training_depends_on_the_stain_that_it_sees():
+    plain = parse_recipe({"training": {"method": "partial_ce"}})
+    stained = updated(plain, {"stain": {"method": "macenko"}})
+    assert not any(name.startswith("stain.") for name in trained_settings(plain))
+    assert trained_settings(stained)["stain.method"] == "macenko"

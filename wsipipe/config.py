@@ -121,6 +121,8 @@ class StainSettings(Settings):
     def _target_fits(self) -> Self:
         if (self.reference == "given") != (self.target is not None):
             raise ValueError("a target goes with reference: given, and reference: given with a target")
+        if self.method == "none" and self.reference != "published":
+            raise ValueError(f"reference {self.reference!r} needs a method, macenko or reinhard")
         wanted = {"macenko": 8, "reinhard": 6}.get(self.method)
         if self.target is not None and len(self.target) != wanted:
             raise ValueError(f"method {self.method!r} has a target of {wanted} numbers, got {len(self.target)}")
@@ -503,6 +505,9 @@ def updated(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """Copy of a recipe with changes like {"tile": {"mpp": 1.0}}, validated again; None values change nothing."""
     data = recipe.model_dump(mode="json")
     data["encoder"]["backend"] = recipe.encoder.backend  # is never dumped
+    stain = data.get("stain", {})
+    if stain.get("target") and any(value is not None for value in changes.get("stain", {}).values()):
+        stain |= {"target": None, "reference": "published"}  # another method or reference makes another target
     for section, values in changes.items():
         data[section] = data.get(section, {}) | {key: value for key, value in values.items() if value is not None}
     return parse_recipe(data)

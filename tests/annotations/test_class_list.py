@@ -131,3 +131,6 @@ def test_masks_of_classes(tmp_path):
     np.testing.assert_array_equal(read_class_mask(tmp_path / "m.png", classes=3), [[-1, 0], [1, 2]])
     with pytest.raises(AnnotationError, match=r"holds the value 3, the 2 classes are 1 to 2"):
         read_class_mask(tmp_path / "m.png", classes=2)
+    Image.fromarray(labels.astype(np.int32) - 1).save(tmp_path / "m.tif")
+    with pytest.raises(AnnotationError, match=r"holds the value -1, the 3 classes are 1 to 3"):
+        read_class_mask(tmp_path / "m.tif", classes=3)

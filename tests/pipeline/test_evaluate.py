@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_refused(tmp_path, predicted):
     with pytest.raises(AnnotationError, match=r"reach to \(9000, 100\) px, the prediction covers 2400 x 1800 px"):
         score_pair(Pair("s", folder / "s.mask.tif", tmp_path / "far.geojson"))
     raster(folder / "s.probability.tif", probability[:300], 4.0)
-    with pytest.raises(StoreError, match="lies on other pixels"):
+    with pytest.raises(StoreError, match="is of other pixels or classes than the mask"):
         score_pair(Pair("s", folder / "s.mask.tif", png(tmp_path / "r.png", blobs(450, 600))))
 
 

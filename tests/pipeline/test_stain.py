@@ -185,6 +185,7 @@ def test_a_grey_slide_is_refused_by_name_with_a_remedy(tmp_path: Path, method: s
         ({"method": "vahadane"}, "stain.method"),
         ({"method": "macenko", "reference": "given"}, "a target goes with reference"),
         ({"method": "macenko", "target": [1.0] * 8}, "a target goes with reference"),
+        ({"reference": "picture.png"}, "needs a method, macenko or reinhard"),
         ({"method": "reinhard", "reference": "given", "target": [1.0] * 8}, "has a target of 6 numbers, got 8"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -305,6 +306,18 @@ def test_a_copy_checks_nothing_again(plain, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_copy_has_a_library_of_its_own(plain, monkeypatch):
+    """Threads read through copies: one that is closed, or meets damage, must not close the others' handle."""
+    monkeypatch.setattr(DirectReader, "_agrees", lambda self, level: level == 0)
+    with open_slide(plain) as reader:
+        expected = whole(reader, 1)  # through the library
+        with copy.copy(reader) as other:
+            assert np.array_equal(whole(other, 1), expected)
+            assert other._library is not reader._library
+        assert reader._library._handle is not None
+        assert np.array_equal(whole(reader, 1), expected)
+
+
 def test_a_forked_process_reads_the_same(plain):
     with open_slide(plain) as reader:
         expected = whole(reader)

@@ -76,16 +76,17 @@ def read_class_mask(path: str | Path, *, classes: int, max_pixels: int = MAX_PIX
 
 
 def check_classes(labels: NDArray[np.generic], classes: int, path: Path) -> None:
-    """Refuse labels above the number of classes.
+    """Refuse labels that no class has.
 
     Raises
     ------
     AnnotationError
         There are some.
     """
-    if labels.size and (largest := int(labels.max())) > classes:
+    lowest, largest = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    if lowest < 0 or largest > classes:
         raise AnnotationError(
-            f"holds the value {largest}, the {classes} classes are 1 to {classes}",
+            f"holds the value {largest if largest > classes else lowest}, the {classes} classes are 1 to {classes}",
             path=path,
             remedy="save the place of each class in the list as its value, and 0 where nothing is known",
         )

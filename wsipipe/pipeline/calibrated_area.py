@@ -25,18 +25,20 @@ class Calibrated:
     ----------
     calibration : Calibration
         Of the model.
-    before : sequence of Band, optional
-        Calibrated probability, where the map that is written is a refined one; None where it is the probability itself.
-        Filled while the map is read.
+    refined : bool
+        Whether the map that is written is no probability, but one that was refined.
+    before : sequence of Band
+        Calibrated probability before that, if an interval is to be told; filled while the map is read.
     """
 
     calibration: Calibration
-    before: Sequence[Band] | None = None
+    refined: bool = False
+    before: Sequence[Band] = ()
 
     @property
     def about(self) -> str:
         """What the values of the probability raster are, for its metadata."""
-        if self.before is not None:
+        if self.refined:
             return _REFINED
         if self.calibration.shift is None:
             return f"{_RASTER}, not calibrated"
@@ -75,7 +77,7 @@ def interval_told(
         f"{LEVEL:.0%}: blocks of {BLOCK_UM:g} um err as a whole, and all logits by one number of standard deviation "
         f"{calibration.shift:.3g}; target is as common as among the points"
     )
-    if told.before is not None:
+    if told.refined:
         assumed += "; from the network's probability before it was refined"
     px_mm2 = (mpp / 1000) ** 2
     area = {f"area_{name}_mm2": getattr(found, name) * px_mm2 for name in ("expected", "low", "high")}

@@ -233,8 +233,11 @@ class _Prediction:
         self.offset = (float(x), float(y))
         self._probability = pair.probability
         self.has_probability = pair.probability.is_file()
-        if self.has_probability and raster_info(pair.probability).grid != self.grid:
-            raise StoreError("lies on other pixels than the mask", path=pair.probability, remedy="predict again")
+        if self.has_probability:
+            beside = raster_info(pair.probability)
+            if beside.grid != self.grid or (self._ours and beside.classes != raster_info(self.path).classes):
+                problem = "is of other pixels or classes than the mask"
+                raise StoreError(problem, path=pair.probability, remedy="predict again")
 
     def bands(self) -> Iterator[NDArray[np.uint8]]:
         """Bands of the mask, 512 rows each, the last one lower: not zero is in target, or each value is a class."""

@@ -20,6 +20,7 @@ from wsipipe.models.segmentation import SegmentationModel, check_fits, probabili
 from wsipipe.models.tuned_encoder import restore_encoder
 from wsipipe.models.weights import weights_digest
 from wsipipe.numerics.blending import blend_windows
+from wsipipe.numerics.calibration import Calibration
 from wsipipe.numerics.regrid import Band
 from wsipipe.numerics.tissue import Tissue
 from wsipipe.pipeline.calibrated_area import Calibrated
@@ -105,12 +106,7 @@ def predict_slide(
     with opened(entry, reader=reader) as slide:
         offset = bounds_offset(slide) if crop else (0.0, 0.0)
         provenance = {
-            "command": "predict",
-            "checkpoint": weights_digest(checkpoint.tensors),
-            "temperature": calibration.temperature,
-            "shift": calibration.shift,
-            "settings": recipe.digest(),
-            "features": relevant_settings(recipe),
+            **_model_facts(checkpoint, recipe, calibration),
             "slide": slide_identity(entry.path),
             "mpp": slide.mpp,
             "offset": list(offset),
@@ -124,7 +120,7 @@ def predict_slide(
                 check_fits(checkpoint, source.info)
             network = restore_model(checkpoint, device=str(pick_device(device)))
             room = Room(folder, entry.key, report=report)
-            kept: list[Band] = []
+            kept: list[Band] | None = [] if calibration.shift is not None and slide.mpp is not None else None
             bands = predict_map(
                 network,
                 source,
@@ -142,9 +138,21 @@ def predict_slide(
                 threshold=recipe.predict.threshold,
                 offset=offset,
                 classes=classes,
-                calibrated=None if classes else Calibrated(calibration, kept if recipe.refines else None),
+                calibrated=None if classes else Calibrated(calibration, recipe.refines, () if kept is None else kept),
             )
             return settle(folder, entry.key, slide, segmentation, provenance=provenance)
+
+
+def _model_facts(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration) -> dict[str, object]:
+    """Give what results of a model depend on, beside the slide."""
+    return {
+        "command": "predict",
+        "checkpoint": weights_digest(checkpoint.tensors),
+        "temperature": calibration.temperature,
+        "shift": calibration.shift,
+        "settings": recipe.digest(),
+        "features": relevant_settings(recipe),
+    }
 
 
 def trained_classes(checkpoint: Checkpoint, model: Path) -> tuple[TissueClass, ...]:

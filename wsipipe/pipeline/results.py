@@ -271,7 +271,7 @@ def _add_interval(
 ) -> None:
     """Add the interval of the area, and what is known of the calibration, to a report."""
     bands = iter_bands(probability, _BAND_ROWS)
-    if calibrated.before is not None:
+    if calibrated.refined:
         bands = _probability_bands(replace(segmentation, bands=iter(calibrated.before)), raster)
     area, report["calibration"] = interval_told(calibrated, raster, mpp, bands)
     report["classes"][segmentation.class_name] |= area

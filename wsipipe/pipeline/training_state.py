@@ -12,7 +12,7 @@ from wsipipe.config import TUNING, Recipe
 from wsipipe.errors import CheckpointError
 from wsipipe.models.methods.registry import build_method
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -50,7 +50,7 @@ def trained_settings(recipe: Recipe) -> dict[str, Any]:
     run; a schedule, and a method whose weights rise during the training, depend on their number.
     """
     plain, method = recipe.model_dump(mode="json"), recipe.training.method
-    sections = {"tile", "encoder", "network", "cvm", "training", *({method} & plain.keys())}
+    sections = {"tile", "encoder", "network", "cvm", "training", *({method, "stain"} & plain.keys())}
     settings = {f"{section}.{name}": value for section in sections for name, value in plain[section].items()}
     lasting = recipe.training.schedule == "constant" and not build_method(recipe).paced
     free = ["training.previews", "training.epochs" if lasting else ""]

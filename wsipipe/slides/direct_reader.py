@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any, Literal
 
@@ -74,6 +75,10 @@ class DirectReader(LazyReader[TileFile]):
         if not self._is_direct(0):
             raise SlideError(f"cannot be read directly: {self._why_not(0)}", path=self.path)
         self._took_over = True
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a library of its own: a copy is for another thread or process."""
+        super().__setstate__(state | {"_library": copy.copy(state["_library"]), "_direct": dict(state["_direct"])})
 
     def level_backend(self, level: int) -> str:
         """Name of what reads a level; see `SlideReader.level_backend`."""
