@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -28,6 +28,8 @@ from wsipipe_cli import (
     tile,
     train,
 )
+
+_INTERRUPTED = 130  # as of shells: 128 and the number of the signal
 
 app = typer.Typer(
     name="wsipipe",
@@ -72,8 +74,16 @@ def run() -> None:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        typer.secho("interrupted; run the same command again to go on", fg="yellow", err=True)
-        sys.exit(130)
+        _interrupted()
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer ends so, without a word
+            _interrupted()
+        raise
+
+
+def _interrupted() -> NoReturn:
+    typer.secho("interrupted; run the same command again to go on", fg="yellow", err=True)
+    sys.exit(_INTERRUPTED)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

@@ -204,3 +204,12 @@ def test_commands_without_a_network_load_no_torch(command, tmp_path, slide_path)
     words = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "False"
+
+
+def test_an_interruption_is_told_in_one_line():
+    script = (
+        "from wsipipe_cli import main\n@main.app.command('wait')\ndef wait():\n    raise KeyboardInterrupt\nmain.run()"
+    )
+    done = subprocess.run([sys.executable, "-c", script, "wait"], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr == "interrupted; run the same command again to go on\n"

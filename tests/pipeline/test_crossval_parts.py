@@ -12,15 +12,18 @@ from PIL import Image
 from comparemaker import write_cases
 from slidemaker import write_slide
 from wsipipe.annotations.audit import audit_points
+from wsipipe.annotations.classes import TissueClass
 from wsipipe.annotations.reading import read_marks, read_points
 from wsipipe.config import Recipe, updated
 from wsipipe.errors import AnnotationError, ConfigError
+from wsipipe.geometry import CellGrid
 from wsipipe.pipeline.ablation import eta_variants, pair_variants
 from wsipipe.pipeline.cases import read_cases
 from wsipipe.pipeline.folds import assign_folds
 from wsipipe.pipeline.manifest import read_manifest
 from wsipipe.pipeline.point_files import draw_points, write_points
 from wsipipe.pipeline.point_sampling import Drawing, sample_many
+from wsipipe.store.raster import write_pyramid
 
 PATIENTS = [f"P{i}" for i, count in enumerate((18, 23, 16, 16, 20, 3, 3, 1, 20, 2, 1, 1)) for _ in range(count)]
 
@@ -170,3 +173,22 @@ def test_variants_of_ablations_are_settings():
     for build, values in ((eta_variants, [1.2]), (eta_variants, []), (pair_variants, [0]), (pair_variants, [2, 2])):
         with pytest.raises(ConfigError, match="cannot compare the"):
             build(values)
+
+
+def test_points_of_our_own_masks_lie_where_the_mask_says(tmp_path):
+    mask = np.zeros((40, 60), np.uint8)
+    mask[:, 30:] = 255
+    write_pyramid(tmp_path / "s.mask.tif", [mask], grid=CellGrid(40, 60, 8.0), mpp=None)
+    assert sample_many([tmp_path / "s.mask.tif"], tmp_path / "points", Drawing(pairs=20))[0].status == "done"
+    drawn = read_points(tmp_path / "points" / "s.geojson")
+    assert ((drawn.xy[:, 0] >= 240) == (drawn.label == 1)).all()
+    assert drawn.xy.max() > 60
+
+
+def test_masks_of_several_classes_give_no_points(tmp_path):
+    classes = [TissueClass("A", (1, 2, 3)), TissueClass("B", (4, 5, 6))]
+    labels = np.tile(np.array([0, 1, 2], np.uint8), (30, 10))
+    write_pyramid(tmp_path / "s.mask.tif", [labels], grid=CellGrid(30, 30, 8.0), mpp=None, classes=classes)
+    outcome = sample_many([tmp_path / "s.mask.tif"], tmp_path / "points", Drawing())[0]
+    assert outcome.status == "failed"
+    assert "holds the classes A, B" in outcome.message

@@ -146,6 +146,7 @@ def test_results_of_predict_know_the_size_and_frame_of_their_slide(tmp_path):
         write_results(tmp_path / "masks", "s", slide, segmentation, provenance={})
     written = Pair("s", tmp_path / "masks" / "s.mask.tif", tmp_path / "masks" / "s.geojson")
     assert score_pair(written).figures()["dice"] == 1.0
+    assert score_pair(Pair("s", written.prediction, written.prediction)).figures()["dice"] == 1.0
     level0 = np.zeros((301, 403), bool)
     level0[64:192, 80:320] = True
     assert score_pair(Pair("s", written.prediction, png(tmp_path / "r.png", level0))).figures()["dice"] > 0.95

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from wsipipe.annotations.masks import read_mask
-from wsipipe.errors import AnnotationError, ConfigError, WsipipeError
+from wsipipe.errors import AnnotationError, ConfigError, StoreError, WsipipeError
 from wsipipe.pipeline.cases import Case, read_cases
 from wsipipe.pipeline.evaluation_pairs import file_key
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.point_files import DEFAULT_MARGIN, DEFAULT_PAIRS, draw_points, write_points
 from wsipipe.pipeline.results import bounds_offset
 from wsipipe.slides import open_slide
+from wsipipe.store.raster import raster_info
 from wsipipe.store.tables import write_csv
 
 
@@ -112,7 +113,8 @@ def sample_slide(case: Case, folder: Path, drawing: Drawing) -> SlideOutcome:
     with open_slide(case.slide, mpp=case.mpp, reader=drawing.reader) as slide:
         (width, height), offset = slide.dimensions, bounds_offset(slide) if drawing.crop else (0.0, 0.0)
     rows, cols = read_mask(case.mask).shape
-    across, down = width / cols, height / rows
+    step = _own_step(case.mask)
+    across, down = (width / cols, height / rows) if step is None else (step, step)
     if abs(across / down - 1) > 0.02:
         problem = f"is {cols} x {rows} px, its slide {width} x {height} px"
         raise AnnotationError(problem, path=case.mask, remedy="a mask covers the whole slide")
@@ -120,9 +122,27 @@ def sample_slide(case: Case, folder: Path, drawing: Drawing) -> SlideOutcome:
 
 
 def sample_mask(path: Path, folder: Path, drawing: Drawing) -> SlideOutcome:
-    """Draw points from a mask alone; errors as for `sample_slide`."""
-    scale = (drawing.downsample, drawing.downsample)
-    return _sampled(file_key(path), path, folder, drawing, scale=scale, offset=(0.0, 0.0))
+    """Draw points from a mask alone; one of ours knows its scale. Errors as for `sample_slide`."""
+    step = _own_step(path) or drawing.downsample
+    return _sampled(file_key(path), path, folder, drawing, scale=(step, step), offset=(0.0, 0.0))
+
+
+def _own_step(mask: Path) -> float | None:
+    """Level-0 px per pixel of a mask of ours; None of others.
+
+    Raises
+    ------
+    AnnotationError
+        It is a mask of several classes.
+    """
+    try:
+        info = raster_info(mask)
+    except StoreError:
+        return None
+    if info.classes:
+        names = ", ".join(of.name for of in info.classes)
+        raise AnnotationError(f"holds the classes {names}, points are drawn inside and outside of one", path=mask)
+    return info.grid.cell_px
 
 
 def _sampled(

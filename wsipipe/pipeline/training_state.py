@@ -73,7 +73,8 @@ def check_same_run(state: Mapping[str, Any], recipe: Recipe, digest: str, *, pat
             f"holds a training state of version {state.get('version')}, not {VERSION}", path=path, remedy=remedy
         )
     now, before = trained_settings(recipe), state["settings"]
-    for name in sorted({*now, *before}):
+    # The method first: its own settings follow from it.
+    for name in sorted({*now, *before}, key=lambda name: (name != "training.method", name)):
         if now.get(name) != before.get(name):
             raise CheckpointError(
                 f"was trained with {name} = {before.get(name)}, now it is {now.get(name)}", path=path, remedy=remedy
