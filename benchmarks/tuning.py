@@ -30,7 +30,7 @@ from wsipipe.slides import SlideEntry
 MARGIN_PX = 23  # half the diagonal of a cell in px of the images: no cell has points of both classes
 SETTINGS = {
     "tile": {"mpp": 1.24, "patch_size_px": 24, "overlap_px": 8, "tissue": {"detect": False}},
-    "encoder": {"name": "resnet18", "kind": "patch", "weights": "none", "tuned_stages": None, "rate_ratio": 0.1},
+    "encoder": {"name": "resnet18", "kind": "patch", "weights": "none", "tuned_stages": None},
     "network": {"width": 16, "depth": 1},
     "training": {
         "method": "partial_ce",
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--weights", default="none")
     parser.add_argument("--method", default="partial_ce")
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--rate-ratio", type=float, default=0.01, help="learning rate of the encoder in the network's")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows = measure(options)
@@ -82,6 +83,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 def row(options: argparse.Namespace, manifest: Path, held_out: list[dict[str, str]], *, tuned: bool) -> dict[str, Any]:
     """Train one model and score its masks of the held-out images."""
     encoder = {"name": options.encoder, "weights": options.weights, "trainable": tuned}
+    encoder["rate_ratio"] = options.rate_ratio
     training = {"method": options.method, "epochs": options.epochs}
     recipe = updated(Recipe.model_validate(SETTINGS), {"encoder": encoder, "training": training})
     name = "tuned" if tuned else "frozen"
