@@ -24,7 +24,7 @@ from wsipipe.progress import Progress, Report, silent
 from wsipipe.store.atomic import write_text
 from wsipipe.store.label_raster import LabelRaster
 from wsipipe.store.pyramid import regroup
-from wsipipe.store.raster import iter_bands, raster_info
+from wsipipe.store.raster import iter_bands, own_raster_info, raster_info
 from wsipipe.store.tables import read_json, write_csv, write_json
 
 FILE_TYPE, FILE_VERSION = "wsipipe.evaluation", 1
@@ -225,7 +225,10 @@ class _Prediction:
 
     def __init__(self, pair: Pair) -> None:
         self.path = pair.prediction
-        self.grid, self._ours = _grid(pair.prediction)
+        raster, own = LabelRaster(pair.prediction), own_raster_info(pair.prediction)
+        self._ours = own is not None
+        # Masks of others are taken to be as fine as the slide.
+        self.grid = CellGrid(raster.rows, raster.cols, 1.0) if own is None else own.grid
         told = read_json(pair.report) if pair.report.is_file() else {}
         width, height = told.get("size_px") or (self.grid.cols * self.grid.cell_px, self.grid.rows * self.grid.cell_px)
         self.slide_size = (float(width), float(height))
@@ -235,7 +238,7 @@ class _Prediction:
         self.has_probability = pair.probability.is_file()
         if self.has_probability:
             beside = raster_info(pair.probability)
-            if beside.grid != self.grid or (self._ours and beside.classes != raster_info(self.path).classes):
+            if beside.grid != self.grid or (own is not None and beside.classes != own.classes):
                 problem = "is of other pixels or classes than the mask"
                 raise StoreError(problem, path=pair.probability, remedy="predict again")
 
@@ -253,21 +256,10 @@ class _Prediction:
         return iter([None] * -(-self.grid.rows // _BAND_ROWS))
 
 
-def _grid(path: Path) -> tuple[CellGrid, bool]:
-    """Pixels of a mask over the slide, and whether it is one of ours; others are taken to be as fine as the slide."""
-    raster = LabelRaster(path)
-    try:
-        return raster_info(path).grid, True
-    except StoreError:
-        return CellGrid(raster.rows, raster.cols, 1.0), False
-
-
 def _classes(path: Path) -> list[str]:
     """Names of the classes of a mask that holds several, in the order of their values."""
-    try:
-        return [of.name for of in raster_info(path).classes]
-    except StoreError:
-        return []
+    own = own_raster_info(path)
+    return [] if own is None else [of.name for of in own.classes]
 
 
 def _reference(pair: Pair, prediction: _Prediction, classes: ClassMap) -> Iterator[NDArray[np.bool_]]:

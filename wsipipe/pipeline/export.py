@@ -27,7 +27,7 @@ from wsipipe.store.geojson import write_geojson
 from wsipipe.store.geopackage import write_geopackage
 from wsipipe.store.geoparquet import write_geoparquet
 from wsipipe.store.label_raster import LabelRaster
-from wsipipe.store.raster import iter_bands, raster_info
+from wsipipe.store.raster import iter_bands, own_raster_info, raster_info
 from wsipipe.store.tables import read_json
 
 FORMATS: Mapping[str, str] = {
@@ -186,13 +186,11 @@ class FinishedMask:
         self.class_name = how.class_name or told
         raster = LabelRaster(path)  # refuses what is no mask
         self.classes: tuple[TissueClass, ...] = ()
-        try:
-            info = raster_info(path)
-        except StoreError:
-            self._ours = False
+        info = own_raster_info(path)
+        self._ours = info is not None
+        if info is None:
             self.grid, self.mpp, self.offset = self._of_slide(raster, how)
         else:
-            self._ours = True
             self.grid, self.classes = info.grid, info.classes
             self.mpp = how.slide_mpp or (None if info.mpp is None else info.mpp / info.grid.cell_px)
             x, y = self._report.get("geojson_frame", {}).get("origin", (0.0, 0.0))

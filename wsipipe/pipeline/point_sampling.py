@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from wsipipe.annotations.masks import read_mask
-from wsipipe.errors import AnnotationError, ConfigError, StoreError, WsipipeError
+from wsipipe.errors import AnnotationError, ConfigError, WsipipeError
 from wsipipe.pipeline.cases import Case, read_cases
 from wsipipe.pipeline.evaluation_pairs import file_key
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.point_files import DEFAULT_MARGIN, DEFAULT_PAIRS, draw_points, write_points
 from wsipipe.pipeline.results import bounds_offset
 from wsipipe.slides import open_slide
-from wsipipe.store.raster import raster_info
+from wsipipe.store.raster import own_raster_info
 from wsipipe.store.tables import write_csv
 
 
@@ -135,9 +135,8 @@ def _own_step(mask: Path) -> float | None:
     AnnotationError
         It is a mask of several classes.
     """
-    try:
-        info = raster_info(mask)
-    except StoreError:
+    info = own_raster_info(mask)
+    if info is None:
         return None
     if info.classes:
         names = ", ".join(of.name for of in info.classes)

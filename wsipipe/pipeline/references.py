@@ -14,12 +14,12 @@ from wsipipe.annotations.masks import check_classes
 from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET
 from wsipipe.annotations.reading import read_regions
 from wsipipe.annotations.shapes import OutlinedRegion
-from wsipipe.errors import AnnotationError, StoreError
+from wsipipe.errors import AnnotationError
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.polygons import rasterize
 from wsipipe.store.label_raster import LabelRaster
 from wsipipe.store.pyramid import regroup
-from wsipipe.store.raster import raster_info
+from wsipipe.store.raster import own_raster_info
 
 Mask = NDArray[np.bool_]
 
@@ -99,11 +99,8 @@ def _laid_over(
 
 def _extent(raster: LabelRaster, slide_size: tuple[float, float]) -> tuple[float, float]:
     """(width, height) that a mask covers, level-0 px: one of ours says it, and may reach past the slide's edge."""
-    try:
-        grid = raster_info(raster.path).grid
-    except StoreError:
-        return slide_size
-    return grid.cols * grid.cell_px, grid.rows * grid.cell_px
+    info = own_raster_info(raster.path)
+    return slide_size if info is None else (info.grid.cols * info.grid.cell_px, info.grid.rows * info.grid.cell_px)
 
 
 def _index(start: float, count: int, step: float, extent: float, size: int) -> NDArray[np.int64]:

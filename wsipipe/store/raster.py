@@ -172,6 +172,14 @@ def raster_info(path: Path) -> RasterInfo:
         return info
 
 
+def own_raster_info(path: Path) -> RasterInfo | None:
+    """Tell what `raster_info` does; None of pictures of others, and where nothing can be read."""
+    try:
+        return raster_info(path)
+    except StoreError:
+        return None
+
+
 def read_raster(path: Path, rows: slice, cols: slice) -> Pixels:
     """Read a window of level 0 of one of our rasters.
 
