@@ -41,7 +41,9 @@ class TissueSettings(Settings):
     detect: bool = Field(
         default=True, description="false: all of the picture is tissue, as where fields are cut from inside a section"
     )
-    mpp: float = Field(8.0, gt=0.5, le=64, description="resolution of the detection, um per px")
+    mpp: float = Field(
+        8.0, gt=0.5, le=64, description="resolution of the detection, um per px; of large slides down to twice that"
+    )
     min_area_um2: float = Field(50_000, ge=0, description="smaller pieces of tissue are specks")
     min_hole_um2: float = Field(20_000, ge=0, description="smaller holes in tissue are closed")
 

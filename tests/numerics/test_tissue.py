@@ -214,8 +214,8 @@ def test_opening_keeps_what_holds_a_square():
 
 @pytest.mark.parametrize("size", [3, 5, 11])
 def test_deviation_is_that_of_each_window(size):
-    values = np.random.default_rng(3).random((140, 31)).astype(np.float32)
-    padded = np.pad(values, size // 2, mode="edge").astype(np.float64)
+    values = np.random.default_rng(3).integers(8, 256, (140, 31), np.uint8)
+    padded = np.pad(-np.log(values / 255), size // 2, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size))
     np.testing.assert_allclose(_deviation(values, size), windows.std(axis=(2, 3)), atol=2e-6)
 
@@ -256,6 +256,13 @@ def test_fraction_is_none_off_the_mask():
     tissue = Tissue(np.ones((4, 4), bool), CellGrid(4, 4, 10.0))
     fraction = tissue.fraction(CellGrid(2, 3, 30.0, (-15.0, 0.0)))
     np.testing.assert_allclose(fraction, [[0.5, 5 / 6, 0.0], [0.5 / 3, 5 / 18, 0.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("cell_px", [5.1, 32.0, 53.7])
+def test_covered_is_the_fraction_of_a_full_mask(cell_px):
+    tissue = Tissue(np.ones((20, 31), bool), CellGrid(20, 31, 16.1, (3.0, 2.0)))
+    grid = CellGrid(rows=9, cols=13, cell_px=cell_px, origin=(-20.0, -7.5))
+    np.testing.assert_allclose(tissue.covered(grid), tissue.fraction(grid), atol=1e-6)
 
 
 def test_mask_must_fit_its_grid():

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import rasterio.features
 import rasterio.transform
-import scipy.ndimage
 import shapely
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
@@ -30,6 +29,7 @@ from shapely.geometry import Polygon
 
 from wsipipe.errors import NumericsError
 from wsipipe.geometry import CellGrid
+from wsipipe.numerics.components import label_components
 
 Ints = NDArray[np.int64]
 
@@ -132,7 +132,7 @@ def _collect(strips: Iterator[NDArray[np.bool_]], grid: CellGrid) -> _Corners | 
     row = count = 0
     above = np.zeros(grid.cols, np.int64)
     for strip in chain(strips, [np.zeros((1, grid.cols), np.bool_)]):
-        labels, found = scipy.ndimage.label(strip, output=np.int32) if strip.any() else (np.zeros_like(strip), 0)
+        labels, found = label_components(strip) if strip.any() else (np.zeros_like(strip), 0)
         if found or above.any():
             parts.append(_corners(_Labels(above, labels, count), row))
         top, bottom = (np.where(strip[edge], labels[edge].astype(np.int64) + count, 0) for edge in (0, -1))

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import scipy.ndimage
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from wsipipe.errors import NumericsError
+from wsipipe.numerics.components import label_components
 from wsipipe.numerics.polygons import touching_labels
 
 Floats = NDArray[np.float64]
@@ -49,7 +49,7 @@ def region_means(bands: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[Fl
     for mask, values in bands:
         if mask.ndim != 2 or mask.shape != values.shape or (count and mask.shape[1] != len(above)):
             raise NumericsError(f"a band of a mask {mask.shape} does not fit a map {values.shape}")
-        labels, found = scipy.ndimage.label(mask != 0, output=np.int32)
+        labels, found = label_components(mask != 0)
         pixels.append(np.bincount(labels.ravel(), minlength=found + 1)[1:])
         sums.append(np.bincount(labels.ravel(), weights=values.ravel(), minlength=found + 1)[1:])
         top, bottom = (np.where(labels[edge] > 0, labels[edge].astype(np.int64) + count, 0) for edge in (0, -1))

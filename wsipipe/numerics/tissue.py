@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from wsipipe.config import TissueSettings
 from wsipipe.errors import NumericsError, TissueError
 from wsipipe.geometry import CellGrid
+from wsipipe.numerics.components import Components
 
-Array = TypeVar("Array", NDArray[np.bool_], NDArray[np.float32])
+Array = TypeVar("Array", NDArray[np.bool_], NDArray[np.uint8])
 
 WINDOW_UM = 40.0
 """Side of the window in which texture is measured: a few cells wide."""
@@ -75,11 +75,19 @@ class Tissue:
         Notes
         -----
         The weight of mask row i in grid row r is the share of r that i covers, so the fractions are
-        ``R @ mask @ C.T`` with the two one-dimensional overlaps R and C, evaluated by integrating the mask along
-        each axis and interpolating the integral at the cells' edges, which is exact for any ratio and offset.
+        ``R @ mask @ C.T`` with the two one-dimensional overlaps R and C, evaluated as sums over whole px and parts
+        of the px in which the cells' edges lie, which is exact for any ratio and offset.
         """
-        rows = _cell_means(self.mask, self._edges(grid, axis=0))
-        return np.ascontiguousarray(_cell_means(rows.T, self._edges(grid, axis=1)).T)
+        rows = _cell_means(self.mask, self._edges(grid, axis=0), axis=0)
+        return _cell_means(rows, self._edges(grid, axis=1), axis=1)
+
+    def covered(self, grid: CellGrid) -> NDArray[np.float32]:
+        """Share of each cell of `grid` that lies on the mask, whatever is there; as `fraction` were all tissue."""
+        rows, cols = (
+            _cell_means(np.ones((side, 1), np.bool_), self._edges(grid, axis=axis), axis=0)
+            for axis, side in enumerate(self.mask.shape)
+        )
+        return rows @ cols.T
 
     def _edges(self, grid: CellGrid, *, axis: int) -> NDArray[np.float64]:
         """Edges of the rows (axis 0) or columns (axis 1) of `grid` in px of the mask."""
@@ -88,16 +96,16 @@ class Tissue:
         return np.asarray((level0 - self.grid.origin[along]) / self.grid.cell_px)
 
 
-def _cell_means(values: NDArray[Any], edges: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Mean of `values` (n, m) along axis 0 between neighbouring `edges` (k + 1,), zero off the array: (k, m)."""
-    n = len(values)
+def _cell_means(values: NDArray[Any], edges: NDArray[np.float64], *, axis: int) -> NDArray[np.float32]:
+    """Mean of `values` (n, m) along an axis between neighbouring `edges` (k + 1,), zero off the array."""
+    n = values.shape[axis]
     inside = np.clip(edges, 0, n)
     whole = np.minimum(inside.astype(np.int64), n - 1)
-    part = (inside - whole)[:, None]
-    integral = np.zeros((n + 1, values.shape[1]))
-    np.cumsum(values, axis=0, out=integral[1:])
-    at_edges = integral[whole] + part * values[whole]
-    return np.asarray(np.diff(at_edges, axis=0) / np.diff(edges)[:, None], dtype=np.float32)
+    along = (slice(None), np.newaxis)[:: 1 if axis == 0 else -1]
+    sums = np.add.reduceat(values, whole, axis=axis, dtype=np.float32).take(range(len(edges) - 1), axis)
+    sums *= (np.diff(whole) > 0)[along]  # where both edges lie in one px, `reduceat` gives that px
+    parts = (inside - whole)[along] * values.take(whole, axis)
+    return np.asarray((sums + np.diff(parts, axis=axis)) / np.diff(edges)[along], dtype=np.float32)
 
 
 def tissue_mask(rgb: NDArray[np.uint8], *, mpp: float, settings: TissueSettings) -> NDArray[np.bool_]:
@@ -140,13 +148,13 @@ def tissue_mask(rgb: NDArray[np.uint8], *, mpp: float, settings: TissueSettings)
     7. Small holes are closed, also where the picture's edge cuts them; then specks, and pieces thin everywhere, are
        dropped.
     """
-    _refuse_dark(_darkest(rgb))
-    rgb = _balanced(rgb)
     darkest = _darkest(rgb)
+    _refuse_dark(darkest)
+    rgb, darkest = _balanced(rgb, darkest)
     reach = max(1, round(WINDOW_UM / mpp / 2))
-    density = _density(darkest)
-    smooth = _deviation(density, 2 * reach + 1) < SMOOTH
-    glass = _grown(_glass(density, smooth, _glass_density(darkest, smooth)), density, reach)
+    smooth = _deviation(darkest, 2 * reach + 1) < SMOOTH
+    clear = _glass_density(darkest, smooth)
+    glass = _grown(_glass(darkest, smooth, clear), darkest, reach)
     # A picture of a small core: what counts as small there is small against the picture.
     quarter = darkest.size / 4
     background = _sizeable(glass | _pen_marks(rgb, mpp), min(settings.min_hole_um2 / mpp**2, quarter))
@@ -162,20 +170,22 @@ def _darkest(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(np.minimum(np.minimum(rgb[..., 0], rgb[..., 1]), rgb[..., 2]))
 
 
-def _balanced(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Make the glass colourless: the same picture where it is so already, to a few percent."""
+def _balanced(
+    rgb: NDArray[np.uint8], darkest: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Make the glass colourless, in a picture and its darkest channel: the same where it is so already."""
     step = max(1, min(rgb.shape[:2]) // 256)
-    sample = rgb[::step, ::step].reshape(-1, 3)
-    darkest = sample.min(axis=1)
-    bright = darkest[(darkest >= GLASS_FLOOR) & (darkest < 255)]
+    sample, dark = rgb[::step, ::step].reshape(-1, 3), darkest[::step, ::step].ravel()
+    bright = dark[(dark >= GLASS_FLOOR) & (dark < 255)]
     if len(bright) == 0:
-        return rgb
+        return rgb, darkest
     level = np.percentile(bright, 75)
-    glass = np.median(sample[(darkest >= level) & (darkest < 255)], axis=0)
+    glass = np.median(sample[(dark >= level) & (dark < 255)], axis=0)
     if glass.max() < TINT * glass.min():
-        return rgb
+        return rgb, darkest
     tables = np.minimum(np.rint(np.arange(256)[:, None] * (glass.max() / glass)), 255).astype(np.uint8)
-    return np.stack([tables[:, channel][rgb[..., channel]] for channel in range(3)], axis=-1)
+    balanced = np.stack([tables[:, channel][rgb[..., channel]] for channel in range(3)], axis=-1)
+    return balanced, _darkest(balanced)
 
 
 def _refuse_dark(darkest: NDArray[np.uint8]) -> None:
@@ -187,20 +197,27 @@ def _refuse_dark(darkest: NDArray[np.uint8]) -> None:
         )
 
 
-def _density(channel: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Optical density of uint8 intensities against 255; below 8, where noise rules, it stays put."""
-    table = -np.log(np.maximum(np.arange(256), 8) / 255)
-    return np.asarray(table.astype(np.float32)[channel])
+def _densities() -> NDArray[np.float32]:
+    """Optical density of uint8 intensities against 255, (256,); below 8, where noise rules, it stays put."""
+    return -np.log(np.maximum(np.arange(256), 8) / 255).astype(np.float32)
 
 
-def _deviation(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Take the standard deviation in a square window of odd `size` px, in bands of rows that stay in the cache."""
-    height, reach = len(values), size // 2
-    deviation = np.empty_like(values)
+def _lightest(density: float) -> int:
+    """Least intensity, of uint8, whose optical density lies below a value."""
+    return int(np.count_nonzero(_densities() >= density))
+
+
+def _deviation(intensity: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+    """Take the standard deviation of optical density in a square window of odd `size` px.
+
+    In bands of rows, which stay in the processor's cache.
+    """
+    height, reach, densities = len(intensity), size // 2, _densities()
+    deviation = np.empty(intensity.shape, np.float32)
     for top in range(0, height, BAND_PX):
         stop = min(top + BAND_PX, height)
         rows = np.arange(top - reach, stop + reach).clip(0, height - 1)
-        band = np.pad(values[rows], ((0, 0), (reach, reach)), mode="edge")
+        band = densities[np.pad(intensity[rows], ((0, 0), (reach, reach)), mode="edge")]
         mean, square = _window_sums(band, size) / size**2, _window_sums(band * band, size) / size**2
         deviation[top:stop] = np.sqrt(np.maximum(square - mean * mean, 0))
     return deviation
@@ -236,20 +253,21 @@ def _glass_density(darkest: NDArray[np.uint8], smooth: NDArray[np.bool_]) -> flo
     return float(-np.log(level / 255))
 
 
-def _glass(density: NDArray[np.float32], smooth: NDArray[np.bool_], clear: float) -> NDArray[np.bool_]:
+def _glass(darkest: NDArray[np.uint8], smooth: NDArray[np.bool_], clear: float) -> NDArray[np.bool_]:
     """Smooth areas no darker than smear, of which a tenth or more is clear glass."""
-    labels, n = ndimage.label(smooth & (density < clear + SMEAR))
-    size = np.bincount(labels.ravel(), minlength=n + 1)
-    clean = np.bincount(labels[density < clear + CLEAR], minlength=n + 1)
-    keep = clean >= 0.1 * size
-    keep[0] = False
-    return np.asarray(keep[labels])
+    ground = smooth & (darkest >= _lightest(clear + SMEAR))
+    areas = Components(ground)
+    clean = areas.counts(ground & (darkest >= _lightest(clear + CLEAR)))
+    return areas.painted(clean >= 0.1 * areas.sizes())
 
 
-def _grown(glass: NDArray[np.bool_], density: NDArray[np.float32], reach: int) -> NDArray[np.bool_]:
+def _grown(glass: NDArray[np.bool_], darkest: NDArray[np.uint8], reach: int) -> NDArray[np.bool_]:
     """Glass and the pixels within `reach` px of it that are about as light as the glass they touch."""
-    beside = _window(np.where(glass, density, np.float32(-1)), 2 * reach + 1, np.maximum)
-    return np.asarray(glass | ((density < beside + CLEAR) & (beside >= 0)))
+    # The darkest glass in reach, as 256 less its intensity; 0 where there is none. Bytes pass faster than floats.
+    beside = _window(np.where(glass, -np.maximum(darkest, 1), np.uint8(0)), 2 * reach + 1, np.maximum)
+    lightest = [_lightest(density + CLEAR) for density in _densities()[:0:-1]]
+    below = np.array([255, *(max(intensity - 1, 0) for intensity in lightest)], np.uint8)
+    return glass | (darkest > below[beside])
 
 
 def _pen_marks(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
@@ -262,11 +280,10 @@ def _pen_marks(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     red, green, blue = (rgb[::step, ::step, channel].astype(np.int16) >> 3 for channel in range(3))
     colour = (red << 10) | (green << 5) | blue
     sure, possible = (table.ravel()[colour] for table in _ink_colours())
-    labels, n = ndimage.label(_opened(possible, 2))
-    size = np.bincount(labels.ravel(), minlength=n + 1)
-    ink = (size >= PEN_AREA_UM2 / (step * mpp) ** 2) & (np.bincount(labels[sure], minlength=n + 1) >= 0.25 * size)
-    ink[0] = False
-    rim = _window(ink[labels], 2 * round(WINDOW_UM / (step * mpp)) + 1, np.maximum)
+    areas = Components(_opened(possible, 2))
+    ink = areas.counts(areas.mask & sure) >= 0.25 * areas.sizes()
+    ink &= areas.sizes() >= PEN_AREA_UM2 / (step * mpp) ** 2
+    rim = _window(areas.painted(ink), 2 * round(WINDOW_UM / (step * mpp)) + 1, np.maximum)
     return np.asarray(rim.repeat(step, axis=0).repeat(step, axis=1)[: rgb.shape[0], : rgb.shape[1]])
 
 
@@ -291,13 +308,12 @@ def _ink_colours() -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
 
 
 def _sizeable(mask: NDArray[np.bool_], area: float, core: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-    """Keep components (4-connected) of at least `area` px that reach into `core`, if given."""
-    labels, n = ndimage.label(mask)
-    keep = np.bincount(labels.ravel(), minlength=n + 1) >= area
+    """Keep components (4-connected) of at least `area` px that reach into `core`, a part of the mask, if given."""
+    components = Components(mask)
+    keep = components.sizes() >= area
     if core is not None:
-        keep &= np.bincount(labels[core], minlength=n + 1) > 0
-    keep[0] = False
-    return np.asarray(keep[labels])
+        keep &= components.counts(core) > 0
+    return components.painted(keep)
 
 
 def _opened(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:

@@ -31,10 +31,12 @@ from wsipipe.store.images import write_png
 from wsipipe.store.tile_file import TileFile, TileInfo, read_tile_info, write_tile_file
 
 # Raised whenever the same settings begin to give other tissue or other patches.
-REVISION = 2
+REVISION = 3
 THUMBNAIL_PX = 1500
 TISSUE_CLASS = "Tissue"
 _OUTLINE = (0, 160, 60)
+# Shares are quotients of float32 numbers.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def kept_cells(
     slide_size : (int, int)
         (width, height) of the slide in level-0 px.
     """
-    return np.asarray(_tissue_shares(tissue, grid, slide_size) >= settings.min_tissue)
+    return np.asarray(_tissue_shares(tissue, grid, slide_size) >= settings.min_tissue - _ROUNDING)
 
 
 def _tissue_shares(tissue: Tissue, grid: CellGrid, slide_size: tuple[int, int]) -> NDArray[np.float32]:
@@ -142,7 +144,7 @@ def _tissue_shares(tissue: Tissue, grid: CellGrid, slide_size: tuple[int, int]) 
         y + np.arange(grid.rows) * grid.cell_px < slide_size[1], x + np.arange(grid.cols) * grid.cell_px < slide_size[0]
     )
     # Both areas are measured in px of the mask, whose last ones may reach past the slide: the excess cancels.
-    area = Tissue(np.ones_like(tissue.mask), tissue.grid).fraction(grid)
+    area = tissue.covered(grid)
     shares = np.zeros(grid.shape, np.float32)
     np.divide(tissue.fraction(grid), area, out=shares, where=on_slide & (area > 0))
     return shares

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from wsipipe.config import TileSettings, TissueSettings
@@ -13,6 +15,7 @@ from wsipipe.slides.base import SlideReader
 
 # Pictures of single cores are small: their outline should still be finer than a cell of any map.
 _SHORT_SIDE_PX = 128
+_OVERVIEW_PX = 1 << 21
 _EVERYTHING_PX = 1024
 
 
@@ -80,6 +83,9 @@ def find_tissue(reader: SlideReader, settings: TissueSettings) -> Tissue:
 def detection_mpp(dimensions: tuple[int, int], mpp: float, settings: TissueSettings) -> float:
     """Resolution of the overview in um per px: finer for small pictures, never finer than the picture.
 
+    Of large slides it is coarser, up to twice, where the overview would have more than two megapixels: the outline
+    stays the same up to 1% of the tissue's area, and the time bounded.
+
     Parameters
     ----------
     dimensions : (int, int)
@@ -89,7 +95,9 @@ def detection_mpp(dimensions: tuple[int, int], mpp: float, settings: TissueSetti
     settings : TissueSettings
         The resolution for slides of ordinary size.
     """
-    return max(mpp, min(settings.mpp, min(dimensions) * mpp / _SHORT_SIDE_PX))
+    width, height = (side * mpp for side in dimensions)
+    bounded = min(math.sqrt(width * height / _OVERVIEW_PX), 2 * settings.mpp)
+    return max(mpp, min(max(settings.mpp, bounded), min(width, height) / _SHORT_SIDE_PX))
 
 
 def everything(width: int, height: int) -> Tissue:
