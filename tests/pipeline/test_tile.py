@@ -34,14 +34,16 @@ def test_find_tissue_follows_the_tissue(slide_path):
 @pytest.mark.parametrize(
     ("size", "mpp", "expected"),
     [
-        ((40000, 30000), 0.25, 8.0),
+        ((20000, 20000), 0.5, 8.0),
+        ((40960, 30720), 0.5, 12.2474),  # two megapixels
+        ((80000, 60000), 0.5, 16.0),
         ((775, 522), 0.62, 522 * 0.62 / 128),
         ((100, 100), 0.5, 0.5),
         ((900, 900), 20.0, 20.0),
     ],
 )
-def test_detection_is_finer_on_small_pictures_and_never_finer_than_them(size, mpp, expected):
-    assert detection_mpp(size, mpp, TissueSettings()) == pytest.approx(expected)
+def test_detection_is_finer_on_small_pictures_and_coarser_on_large_ones(size, mpp, expected):
+    assert detection_mpp(size, mpp, TissueSettings()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_everything_covers_the_picture():

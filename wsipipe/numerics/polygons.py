@@ -19,8 +19,6 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import rasterio.features
-import rasterio.transform
 import shapely
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
@@ -103,6 +101,10 @@ def rasterize(polygons: Iterable[Any], grid: CellGrid) -> NDArray[np.bool_]:
     -------
     (rows, cols) bool array
     """
+    # Imported here: outlines, which most commands want, need none of it.
+    import rasterio.features
+    import rasterio.transform
+
     # In cells rather than in level-0 px, upside down: an identity transform would be taken for a missing one.
     flip = rasterio.transform.Affine(1, 0, 0, 0, -1, 0)
     scale = np.array([1, -1]) / grid.cell_px

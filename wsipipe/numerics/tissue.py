@@ -170,9 +170,7 @@ def _darkest(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(np.minimum(np.minimum(rgb[..., 0], rgb[..., 1]), rgb[..., 2]))
 
 
-def _balanced(
-    rgb: NDArray[np.uint8], darkest: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _balanced(rgb: NDArray[np.uint8], darkest: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Make the glass colourless, in a picture and its darkest channel: the same where it is so already."""
     step = max(1, min(rgb.shape[:2]) // 256)
     sample, dark = rgb[::step, ::step].reshape(-1, 3), darkest[::step, ::step].ravel()
