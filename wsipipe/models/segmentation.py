@@ -142,8 +142,9 @@ class SegmentationModel(nn.Module):
 
     def standardised(self, x: Tensor) -> Tensor:
         """Input (n, c, h, w) in deviations from the mean of the training set; 0 on cells without content."""
-        standard = (x - self.mean[:, None, None]) / self.std[:, None, None]
-        return standard * (x != 0).any(dim=1, keepdim=True) if self.empty_cells else standard
+        # In place: a window of a map of 256 channels takes 67 MB, and so would each step.
+        standard = (x - self.mean[:, None, None]).div_(self.std[:, None, None])
+        return standard.mul_((x != 0).any(dim=1, keepdim=True)) if self.empty_cells else standard
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Encode x (n, c, h, w): maps for `decode`, and for a second decoder (`UNet.new_branch`), finest first."""

@@ -89,7 +89,7 @@ class UNet(nn.Module):
     def _padded(self, x: Tensor) -> Tensor:
         # Two cells a side at the bottom, so that a batch of one window still has statistics there.
         bottom, right = (max(-size % self.factor, 2 * self.factor - size) for size in x.shape[-2:])
-        return F.pad(x, (0, right, 0, bottom), mode="replicate")
+        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
 
 class Branch(nn.Module):

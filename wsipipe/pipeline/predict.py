@@ -29,6 +29,7 @@ from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.feature_plan import relevant_settings
 from wsipipe.pipeline.large_maps import Room
 from wsipipe.pipeline.map_source import ImageMap, MapSource
+from wsipipe.pipeline.memory import release_memory
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.refine import refined_bands
 from wsipipe.pipeline.results import Segmentation, bounds_offset, settle, settled
@@ -216,6 +217,7 @@ def open_map(
     if not stored:
         made = extract_slide(entry, out, recipe, reader=reader, device=device, report=report, encoder=encoder)
         path = made.outputs[0]
+        release_memory()  # what the encoder left
     with FeatureMap.open(path) as features:
         yield features
 
