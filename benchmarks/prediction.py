@@ -39,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("slides", nargs="+", type=Path)
     parser.add_argument("--slide-mpp", type=float, help="um per level-0 px where the slides do not say")
+    parser.add_argument("--mpp", type=float, default=1.0, help="resolution of the features")
     parser.add_argument("--encoder", default="resnet34")
     parser.add_argument("--kind", default="dense", choices=("dense", "patch"))
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -55,6 +56,7 @@ def main() -> None:
 
 def recipe(options: argparse.Namespace) -> Recipe:
     changes = {
+        "tile": {"mpp": options.mpp},
         "encoder": {"name": options.encoder, "kind": options.kind, "weights": "none"},
         "training": {"epochs": 1, "previews": 0},
     }
