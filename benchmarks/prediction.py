@@ -1,6 +1,6 @@
 """Where the time of `wsipipe predict` goes: `python benchmarks/prediction.py SLIDE... [--slide-mpp 1.0] [--json]`.
 
-A model (recipe `slide`, random encoder weights) is trained for an epoch on the demo slide; then every slide is
+A model (recipe `slide`, random encoder weights) is trained on the demo slide; then every slide is
 predicted from nothing in a process of its own. "Network" is the wall time in which the encoder or the segmentation
 network runs; reading and writing in other threads beside it cost nothing then. The rest are wall seconds in which
 nothing but that part runs: starting Python and the libraries, finding tissue, extraction without the encoder, and the
@@ -58,7 +58,7 @@ def recipe(options: argparse.Namespace) -> Recipe:
     changes = {
         "tile": {"mpp": options.mpp},
         "encoder": {"name": options.encoder, "kind": options.kind, "weights": "none"},
-        "training": {"epochs": 1, "previews": 0},
+        "training": {"previews": 0},
     }
     return updated(load_recipe("slide"), changes)
 
