@@ -54,6 +54,19 @@ def test_help_alone_loads_only_the_terminal():
     assert done.stderr.strip() == "[]"
 
 
+def test_torchvision_is_loaded_for_its_own_networks_alone():
+    script = (
+        "import sys; from wsipipe.pipeline import extract, predict, train; "
+        "from wsipipe.config import EncoderSettings; from wsipipe.models.encoders import build_encoder; "
+        "build_encoder(EncoderSettings(name='filterbank', kind='dense', stride_px=8)); "
+        "early = 'torchvision' in sys.modules; "
+        "build_encoder(EncoderSettings(name='resnet18', weights='none')); "
+        "sys.exit(str([early, 'torchvision' in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[False, True]"
+
+
 def test_version_comes_from_one_place():
     from wsipipe import __version__
 

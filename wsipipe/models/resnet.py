@@ -6,7 +6,6 @@ import itertools
 from typing import Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -138,8 +137,11 @@ def build_resnet(
 
 def _load(name: str, weights: str) -> tuple[nn.Module, str]:
     """Network of torchvision without its classifier, in evaluation mode, and the digest of its weights."""
+    # Imported here: it takes a second and 160 MB, which nobody without a ResNet needs.
+    from torchvision.models import get_model
+
     with torch.device("meta"):  # no time is lost on initial values that are thrown away
-        net: nn.Module = torchvision.models.get_model(name, weights=None)
+        net: nn.Module = get_model(name, weights=None)
     net.fc = nn.Identity()
     state = net.state_dict()
     like = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}

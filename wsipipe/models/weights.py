@@ -6,17 +6,20 @@ import hashlib
 import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from wsipipe.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 ALTERNATIVES = "or use --weights none, --weights FILE or --encoder filterbank"
 _CONTAINERS = ("state_dict", "model_state_dict", "model")
@@ -111,8 +114,11 @@ def imagenet_file(encoder: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(_imagenet(encoder).url).path).name
 
 
-def _imagenet(encoder: str) -> torchvision.models.WeightsEnum:
-    return torchvision.models.get_model_weights(encoder).IMAGENET1K_V1
+def _imagenet(encoder: str) -> WeightsEnum:
+    # Imported here: it takes a second and 160 MB, and other encoders and maps that are there already need none of it.
+    from torchvision.models import get_model_weights
+
+    return get_model_weights(encoder).IMAGENET1K_V1
 
 
 def _read_imagenet(encoder: str) -> dict[str, Tensor]:

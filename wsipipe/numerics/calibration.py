@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
 from wsipipe.errors import NumericsError
@@ -113,4 +112,7 @@ def _cross_entropy(logits: NDArray[np.float64], label: NDArray[np.float64]) -> f
 
 
 def _lowest(function: Callable[[float], float], low: float, high: float) -> float:
+    # Imported here: only training fits, prediction takes what was fitted.
+    from scipy.optimize import minimize_scalar
+
     return float(minimize_scalar(function, bounds=(low, high), method="bounded", options={"xatol": 1e-6}).x)
