@@ -27,8 +27,8 @@ from wsipipe.slides.resample import linear_taps
 # Decoded tiles that are kept on the device: some rows of them across a band of a dense map.
 CACHE_BYTES = 256 << 20
 # How far a device's decoder may lie from the CPU's in any of the tiles that are compared, in grey values: mean and
-# largest. Colours that are not interpolated between their samples, as nvJPEG has it, make 1.3 and 29 in an H&E section
-# (4:2:0, quality 90); colours mistaken for others, a mean of 30 and more.
+# largest. Colours that are not interpolated between their samples, which the standard leaves open, make 1.3 and 25 in an
+# H&E section (4:2:0, quality 90); colours taken for others, a mean of 29 (`benchmarks/device_decoding.py`).
 MOST_MEAN, MOST = 2.0, 64
 
 
