@@ -1,8 +1,9 @@
 """Tiles decoded on a device against the CPU's: `python benchmarks/device_decoding.py SLIDE [--device cuda]`.
 
 Differences in grey values over the fullest half of the tiles of level 0: of the device's decoder; of one that does not
-interpolate colours between their samples (libjpeg-turbo told so); of one that takes the colours for others. `wsipipe.pipeline.device_source` allows `MOST_MEAN` and `MOST` in a tile: "mean" and "largest" are those of
-the worst tile, or for the last row, which has to be found out, of the best.
+interpolate colours between their samples (libjpeg-turbo told so); of one that takes the colours for others.
+`wsipipe.pipeline.device_source` allows `MOST_MEAN` and `MOST` in a tile: "mean" and "largest" are those of the worst
+tile, or for the last row, which has to be found out, of the best.
 
 Rates in megapixels per second of 16 regions of 256 px at a time, shifted against the tiles, of tiles that are not kept:
 fetching the streams alone (what the CPU has to do), reading through the device, and reading on the CPU. One thread;

@@ -235,6 +235,16 @@ def test_feature_maps_are_those_of_the_plain_source(
     assert np.array_equal(ours, plain)
 
 
+@pytest.mark.parametrize("name", ["breast_C2_240_q90.svs", "CMU-1-Small-Region.svs"])
+def test_pixels_of_real_slides_are_those_of_the_plain_source(shared: Path, name: str) -> None:
+    with open_slide(shared / "slides" / name, mpp=0.5) as slide:
+        view = MppView(slide, 0.83)
+        with opened(view) as ours, PixelSource(view) as plain:
+            x, y = view.width // 2 - 150, view.height // 2 - 150
+            regions = (Region(x, y, 300, 290), Region(view.width - 250, view.height - 250, 300, 290))
+            assert np.array_equal(ours.read(regions).numpy(), plain.read(regions))
+
+
 @pytest.mark.parametrize("found", [True, False])
 def test_a_gpu_decodes_where_the_encoder_runs_on_it(
     path: Path, monkeypatch: pytest.MonkeyPatch, *, found: bool

@@ -27,8 +27,8 @@ from wsipipe.slides.resample import linear_taps
 # Decoded tiles that are kept on the device: some rows of them across a band of a dense map.
 CACHE_BYTES = 256 << 20
 # How far a device's decoder may lie from the CPU's in any of the tiles that are compared, in grey values: mean and
-# largest. Colours that are not interpolated between their samples, which the standard leaves open, make 1.3 and 25 in an
-# H&E section (4:2:0, quality 90); colours taken for others, a mean of 29 (`benchmarks/device_decoding.py`).
+# largest. Colours that are not interpolated between their samples, which the standard leaves open, make 1.3 and 25 in
+# an H&E section (4:2:0, quality 90); colours taken for others, a mean of 29 (`benchmarks/device_decoding.py`).
 MOST_MEAN, MOST = 2.0, 64
 
 
@@ -48,7 +48,8 @@ class DeviceSource:
     -----
     Any number of threads may read at once: bytes are read in parallel, one thread at a time decodes. On CUDA that
     happens in a stream of its own beside the network's, and is done when `read` returns. A tile that the file does not
-    hold, or that the device cannot decode, comes from the slide's reader, which raises where it is damaged.
+    hold, or not to its end, or that the device does not decode, comes from the slide's reader, which raises where it is
+    damaged. Bits that are damaged inside a tile which ends as it should are told where the device's decoder tells.
     """
 
     def __init__(self, view: MppView, tiles: EncodedTiles, device: torch.device) -> None:
