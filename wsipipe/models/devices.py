@@ -34,8 +34,13 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def pinned(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-    """Tensor of an array; for CUDA in pinned memory, whose copy to the device does not keep the CPU waiting."""
+def pinned(pixels: NDArray[np.uint8] | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Tensor of an array; for CUDA in pinned memory, whose copy to the device does not keep the CPU waiting.
+
+    A tensor comes back as it is: its pixels are where they are wanted.
+    """
+    if isinstance(pixels, torch.Tensor):
+        return pixels
     tensor = torch.from_numpy(pixels)
     return tensor.pin_memory() if device.type == "cuda" else tensor
 

@@ -22,7 +22,7 @@ from wsipipe.models.row_layers import Layer
 from wsipipe.models.row_stream import Rect, RowStream, column_bytes, runs
 from wsipipe.pipeline.layouts import Block, DenseLayout
 from wsipipe.pipeline.memory import release_memory
-from wsipipe.pipeline.pixel_source import PixelSource
+from wsipipe.pipeline.pixel_source import Source
 from wsipipe.read_ahead import read_ahead
 
 # Lower strips are slower, higher ones need more memory and are no faster on a CPU.
@@ -69,7 +69,7 @@ class DenseStream:
         self,
         todo: set[Index],
         occupied: NDArray[np.bool_],
-        source: PixelSource,
+        source: Source,
         *,
         threads: int,
         tell: Callable[[int, int], None],
@@ -82,7 +82,7 @@ class DenseStream:
             The blocks to compute.
         occupied : (rows, columns) bool array
             Blocks of the map with tissue, whether to do or not: bands do not depend on what is done already.
-        source : PixelSource
+        source : Source
             The slide.
         threads : int
             Threads that read.
@@ -106,7 +106,7 @@ class DenseStream:
         left: int,
         right: int,
         todo: set[Index],
-        source: PixelSource,
+        source: Source,
         threads: int,
         tell: Callable[[int, int], None],
     ) -> Iterator[tuple[Block, Values]]:
@@ -155,7 +155,7 @@ class DenseStream:
         cols = slice(j * side, min((j + 1) * side, grid.cols))
         return Block((i, j), rows, cols, self.layout.valid(rows, cols))
 
-    def _pixels(self, source: PixelSource, rect: Rect, x: int) -> Tensor:
+    def _pixels(self, source: Source, rect: Rect, x: int) -> Tensor:
         """(1, 3, h, w) uint8, channels-last."""
         region = Region(x + rect.left, rect.top, rect.right - rect.left, rect.bottom - rect.top)
         return pinned(source.read((region,)), self.device).permute(0, 3, 1, 2)

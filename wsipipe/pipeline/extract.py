@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from wsipipe.config import Recipe
 from wsipipe.errors import ConfigError, TissueError
@@ -23,7 +25,7 @@ from wsipipe.pipeline.feature_plan import feature_path, plan_map
 from wsipipe.pipeline.layouts import Block, DenseLayout, Layout, PatchLayout, Piece, WindowLayout
 from wsipipe.pipeline.memory import release_memory
 from wsipipe.pipeline.outcome import SlideOutcome
-from wsipipe.pipeline.pixel_source import PixelSource
+from wsipipe.pipeline.pixel_source import PixelSource, Source
 from wsipipe.pipeline.stain import normalised, with_target
 from wsipipe.pipeline.tile import kept_cells
 from wsipipe.pipeline.tissue_reuse import tissue_for
@@ -137,7 +139,7 @@ def _fill(
         pixels_read += pixels
         report(Progress(writer.info.slide, "extract", done, total))
 
-    with PixelSource(view) as source, WriteBehind() as behind:
+    with _source(view, encoder, device) as source, WriteBehind() as behind:
         computed: Iterator[tuple[Block, NDArray[np.float32] | NDArray[np.float16]]]
         if isinstance(layout, DenseLayout) and isinstance(encoder, Streamable):
             stream = DenseStream(layout, encoder.row_layers(), device, encoder.dim)
@@ -149,28 +151,36 @@ def _fill(
         for block, values in computed:
             behind.put(partial(writer.write_block, *block.index, values, block.valid))
     seconds = max(time.perf_counter() - started, 1e-9)
-    return f"{done} cells of {encoder.dim} values, {pixels_read / 1e6 / seconds:.2f} MP/s"
+    return f"{done} cells of {encoder.dim} values, {pixels_read / 1e6 / seconds:.2f} MP/s{source.told}"
 
 
-def _read(
-    pieces: Iterator[Piece], source: PixelSource, device: torch.device
-) -> Iterator[tuple[Piece, NDArray[np.uint8]]]:
-    def read(piece: Piece) -> NDArray[np.uint8]:
-        return np.asarray(pinned(source.read(piece.regions), device).numpy())
+def _source(view: MppView, encoder: Encoder, device: torch.device) -> Source:
+    """Pixels from a GPU that decodes tiles itself where it can, for an encoder that runs there; else from the CPU."""
+    if device.type == "cuda" and getattr(encoder, "device", None) == device:
+        from wsipipe.pipeline.device_source import open_device_source
+
+        if (found := open_device_source(view, device)) is not None:
+            return found
+    return PixelSource(view)
+
+
+def _read(pieces: Iterator[Piece], source: Source, device: torch.device) -> Iterator[tuple[Piece, Tensor]]:
+    def read(piece: Piece) -> Tensor:
+        return pinned(source.read(piece.regions), device)
 
     threads = reading_threads(device)
     return read_ahead(pieces, read, threads=threads, depth=threads + 1)
 
 
 def _by_pieces(
-    data: Iterator[tuple[Piece, NDArray[np.uint8]]], layout: Layout, encoder: Encoder, tell: Callable[[int, int], None]
+    data: Iterator[tuple[Piece, Tensor]], layout: Layout, encoder: Encoder, tell: Callable[[int, int], None]
 ) -> Iterator[tuple[Block, NDArray[np.float32]]]:
     """Compute blocks one after another, each from its pieces."""
     for block, parts in itertools.groupby(data, key=lambda part: part[0].block):
         values = np.zeros((*block.valid.shape, encoder.dim), np.float32)
         for piece, pixels in parts:
             values[piece.rows, piece.cols] = layout.arrange(encode(encoder, pixels), piece)
-            tell(piece.cells, pixels[..., 0].size)
+            tell(piece.cells, math.prod(pixels.shape[:3]))
         yield block, values
         release_memory()
 
@@ -200,7 +210,7 @@ def _blocks(writer: FeatureMapWriter, layout: Layout, indices: Iterable[tuple[in
         yield Block((i, j), rows, cols, layout.valid(rows, cols))
 
 
-def encode(encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def encode(encoder: Encoder, pixels: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
     """Features of (n, h, w, 3) pixels, back on the CPU; a batch too large for the GPU is halved.
 
     Raises
@@ -209,7 +219,7 @@ def encode(encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         The GPU cannot hold even one of the n.
     """
     try:
-        return np.asarray(encoder.encode(torch.from_numpy(pixels)).cpu().numpy())
+        return np.asarray(encoder.encode(torch.as_tensor(pixels)).cpu().numpy())
     except torch.OutOfMemoryError as error:
         if len(pixels) == 1:
             height, width = pixels.shape[1:3]

@@ -6,13 +6,33 @@ import copy
 import threading
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from wsipipe.geometry import Region
 from wsipipe.slides import MppView
+
+
+class Source(Protocol):
+    """Reads regions in any number of threads; a context manager."""
+
+    @property
+    def told(self) -> str:
+        """What to tell of the way that was taken, behind a comma; nothing of the usual one."""
+        ...
+
+    def read(self, regions: tuple[Region, ...]) -> NDArray[np.uint8] | Tensor:
+        """Read regions of one size, in target px: (n, height, width, 3) uint8, white outside of the slide."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class PixelSource:
@@ -27,6 +47,7 @@ class PixelSource:
     """
 
     def __init__(self, view: MppView) -> None:
+        self.told = ""
         self._view = view
         self._mine = threading.local()
         self._opened = ExitStack()

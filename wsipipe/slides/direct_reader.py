@@ -84,6 +84,11 @@ class DirectReader(LazyReader[TileFile]):
         """Name of what reads a level; see `SlideReader.level_backend`."""
         return self.backend if self._is_direct(level) else self._library.backend
 
+    @property
+    def tile_file(self) -> TileFile:
+        """The open file, of this process."""
+        return self._use()
+
     def close(self) -> None:
         """Give the handles back; reading again reopens them."""
         super().close()

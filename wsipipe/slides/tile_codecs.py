@@ -65,20 +65,23 @@ def tile_decoder(form: TileFormat) -> Decoder | None:
     return checked
 
 
+def jpeg_stream(form: TileFormat) -> JpegStream | None:
+    """Make what completes the tiles of a format; None where they are no JPEG."""
+    return JpegStream(form.tables, ycbcr=form.photometric == YCBCR) if form.compression == JPEG else None
+
+
 def _pick(form: TileFormat) -> Decoder | None:
     known = {1: (MIN_IS_BLACK,), 3: (RGB, YCBCR) if form.compression == JPEG else (RGB,)}
     if form.photometric not in known.get(form.samples, ()):
         return None
-    if form.compression == JPEG:
-        return _jpeg(form)
+    if (stream := jpeg_stream(form)) is not None:
+        return _jpeg(stream)
     if form.compression in (JPEG_2000, APERIO_JPEG_2000_RGB):
         return _jpeg_2000
     return _lossless(form) if form.predictor in (1, 2) else None
 
 
-def _jpeg(form: TileFormat) -> Decoder:
-    stream = JpegStream(form.tables, ycbcr=form.photometric == YCBCR)
-
+def _jpeg(stream: JpegStream) -> Decoder:
     def decode(data: bytes, out: NDArray[np.uint8]) -> None:
         # Strict by default: what libjpeg only warns of (a stream that ends early, lost bits) is an error.
         _check_shape(simplejpeg.decode_jpeg(stream.complete(data), "RGB", buffer=out).shape, out.shape)

@@ -86,12 +86,18 @@ class TileFile:
         """
         out = np.empty((part.height, part.width, 3), np.uint8)
         stored = self.stored(level)
-        columns = _along(part.x, part.x_end, stored.tile_width)
-        for row, there_y, from_y in _along(part.y, part.y_end, stored.tile_height):
+        columns = along(part.x, part.x_end, stored.tile_width)
+        for row, there_y, from_y in along(part.y, part.y_end, stored.tile_height):
             band = out[there_y]
             for column, there_x, from_x in columns:
                 self._place((level, row, column), band[:, there_x], (from_y, from_x), stand_in)
         return out
+
+    def encoded(self, level: int, row: int, column: int) -> bytes | None:
+        """Bytes of a tile as they stand in the file, None where it does not hold it; TileError where it is cut off."""
+        stored = self.stored(level)
+        start, count = stored.offsets.item(row, column), stored.counts.item(row, column)
+        return self._bytes.read(start, count) if count else None
 
     def _place(self, key: Key, target: NDArray[np.uint8], source: tuple[slice, slice], stand_in: StandIn) -> None:
         """Fill `target` with the part `source` of a tile."""
@@ -186,7 +192,7 @@ def tile_at(stored: TileLevel, level: int, column: int, row: int) -> Tile:
     return Tile(level, column, row, clipped)
 
 
-def _along(start: int, stop: int, side: int) -> list[tuple[int, slice, slice]]:
+def along(start: int, stop: int, side: int) -> list[tuple[int, slice, slice]]:
     """Tiles along one axis that [start, stop) touches: index, where their px go, counted from `start`, and which."""
     found = []
     for index in range(start // side, -(-stop // side)):

@@ -12,7 +12,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsipipe.errors import SlideError
-from wsipipe.slides.tile_codecs import Decoder, TileFormat, tile_decoder
+from wsipipe.slides.jpeg_stream import JpegStream
+from wsipipe.slides.tile_codecs import Decoder, TileFormat, jpeg_stream, tile_decoder
 
 # What tifffile raises on files that are no TIFF, or damaged; its own error is a ValueError.
 _FAILURES = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, struct.error)
@@ -34,6 +35,8 @@ class TileLevel:
         First byte and number of bytes of each tile; none where the scanner left a tile out.
     decode : callable
         See `Decoder`.
+    jpeg : JpegStream, optional
+        Makes a tile a stream for other decoders, where tiles are JPEG.
     """
 
     width: int
@@ -43,6 +46,7 @@ class TileLevel:
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
     decode: Decoder
+    jpeg: JpegStream | None = None
 
     @property
     def tile_shape(self) -> tuple[int, int, int]:
@@ -125,7 +129,8 @@ def _tiles(page: tifffile.TiffPage) -> TileLevel | str:
     if decode is None:
         return f"its tiles are of another kind ({_name(page.compression)}, {_name(page.photometric)})"
     offsets, counts = (np.array(each, np.int64).reshape(rows, cols) for each in (page.dataoffsets, page.databytecounts))
-    return TileLevel(page.imagewidth, page.imagelength, form.width, form.height, offsets, counts, decode)
+    size = page.imagewidth, page.imagelength, form.width, form.height
+    return TileLevel(*size, offsets, counts, decode, jpeg_stream(form))
 
 
 def _name(value: object) -> str:

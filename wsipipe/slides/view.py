@@ -46,6 +46,8 @@ class MppView:
         Target px that cover the slide; the last column and row may reach past its edge.
     level : int
         The level that is read.
+    ratio : float
+        Level px per target px; exactly 1 where the level is taken as it is.
     """
 
     def __init__(self, reader: SlideReader, mpp: float | None, *, scale: float = 1.0) -> None:
@@ -56,7 +58,7 @@ class MppView:
         self.mpp = mpp if mpp is not None or reader.mpp is None else reader.mpp * scale
         self.width, self.height = (max(1, math.ceil(side / self.scale - 1e-6)) for side in reader.dimensions)
         self.level = _best_level(reader.level_downsamples, self.scale)
-        self._ratio = _ratio(self.scale / reader.level_downsamples[self.level], max(self.width, self.height))
+        self.ratio = _ratio(self.scale / reader.level_downsamples[self.level], max(self.width, self.height))
 
     def read(self, region: Region) -> NDArray[np.uint8]:
         """Read pixels.
@@ -75,7 +77,7 @@ class MppView:
         SlideError
             The file is damaged there.
         """
-        side = max(16, int(_PIECE_PX / max(self._ratio, 1.0)))
+        side = max(16, int(_PIECE_PX / max(self.ratio, 1.0)))
         if max(region.width, region.height) <= side:
             return self._read_piece(region)
         canvas = white(region.height, region.width)
@@ -85,10 +87,10 @@ class MppView:
         return canvas
 
     def _read_piece(self, region: Region) -> NDArray[np.uint8]:
-        if self._ratio == 1.0:
+        if self.ratio == 1.0:
             return self.reader.read_region(region, self.level)
-        cols = linear_taps(region.x, region.width, self._ratio)
-        rows = linear_taps(region.y, region.height, self._ratio)
+        cols = linear_taps(region.x, region.width, self.ratio)
+        rows = linear_taps(region.y, region.height, self.ratio)
         needed = Region(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
         return resample(self.reader.read_region(needed, self.level), rows, cols)
 
