@@ -96,10 +96,7 @@ def predict_slide(
     checkpoint = load_checkpoint(checkpoint_path(model))
     flags = {"predict": {"threshold": threshold}, "encoder": {"weights": weights, "backend": backend}}
     recipe = updated(checkpoint.recipe, flags)
-    classes = trained_classes(checkpoint, model)
-    if classes and threshold is not None:
-        problem = f"tells {len(classes)} classes apart and takes the most probable one: --threshold does not apply"
-        raise ConfigError(problem, path=model, remedy="leave it out")
+    classes = _classes_told(checkpoint, model, threshold)
     if not is_stored_map(entry.path):
         check_agreed(recipe.encoder.name, encoder, model)
     calibration = calibration_of(checkpoint, path=model)
@@ -154,6 +151,15 @@ def _model_facts(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibratio
         "settings": recipe.digest(),
         "features": relevant_settings(recipe),
     }
+
+
+def _classes_told(checkpoint: Checkpoint, model: Path, threshold: float | None) -> tuple[TissueClass, ...]:
+    """Classes of a model; ConfigError where there are several and a threshold is asked for."""
+    classes = trained_classes(checkpoint, model)
+    if classes and threshold is not None:
+        problem = f"tells {len(classes)} classes apart and takes the most probable one: --threshold does not apply"
+        raise ConfigError(problem, path=model, remedy="leave it out")
+    return classes
 
 
 def trained_classes(checkpoint: Checkpoint, model: Path) -> tuple[TissueClass, ...]:
