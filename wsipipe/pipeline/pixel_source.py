@@ -36,7 +36,7 @@ class PixelSource:
         view = self._of_this_thread()
         pixels = np.empty((len(regions), regions[0].height, regions[0].width, 3), np.uint8)
         for place, region in zip(pixels, regions, strict=True):
-            place[...] = view.read(region)
+            view.read(region, out=place)
         return pixels
 
     def _of_this_thread(self) -> MppView:

@@ -54,7 +54,7 @@ class SlideReader(Protocol):
     bounds: Region
     properties: Mapping[str, str]
 
-    def read_region(self, region: Region, level: int = 0) -> NDArray[np.uint8]:
+    def read_region(self, region: Region, level: int = 0, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Read pixels.
 
         Parameters
@@ -63,11 +63,14 @@ class SlideReader(Protocol):
             In px of `level`; what lies past the edge comes back white.
         level : int
             Level to read.
+        out : (height, width, 3) uint8 array, optional
+            Where the pixels go, views with gaps between their rows included. The system takes its time to give fresh
+            memory, and threads wait for each other there: fast readers gain from arrays that are used again.
 
         Returns
         -------
         (height, width, 3) uint8 array
-            RGB; transparent parts are white.
+            RGB; transparent parts are white. `out` where it is given.
 
         Raises
         ------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,14 @@ class DirectReader(LazyReader[TileFile]):
         """Take a library of its own: a copy is for another thread or process."""
         super().__setstate__(state | {"_library": copy.copy(state["_library"]), "_direct": dict(state["_direct"])})
 
+    def __copy__(self) -> Self:
+        """Share the open file and its cache of tiles, which any number of threads may use, within this process."""
+        self._leave_to_parent()
+        other = type(self).__new__(type(self))
+        other.__setstate__(self.__getstate__())
+        other._handle = self._handle
+        return other
+
     def level_backend(self, level: int) -> str:
         """Name of what reads a level; see `SlideReader.level_backend`."""
         return self.backend if self._is_direct(level) else self._library.backend
@@ -116,6 +124,12 @@ class DirectReader(LazyReader[TileFile]):
         if not self._is_direct(level):
             return self._library.read_region(part, level)
         return self._use().read(part, level, self._stand_in)
+
+    def _read_into(self, part: Region, level: int, out: NDArray[np.uint8]) -> None:
+        if self._is_direct(level):
+            self._use().read(part, level, self._stand_in, out)
+        else:
+            self._library.read_region(part, level, out)
 
     def _stand_in(self, tile: Tile, error: TileError | None) -> NDArray[np.uint8]:
         if error is None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsipipe.geometry import Region
+from wsipipe.slides.pixels import room_for
 from wsipipe.slides.tile_cache import TileCache, shaped, tile_buffers
 from wsipipe.slides.tile_codecs import TileError
 from wsipipe.slides.tile_levels import TileLevel
@@ -68,7 +69,9 @@ class TileFile:
         assert isinstance(found, TileLevel)
         return found
 
-    def read(self, part: Region, level: int, stand_in: StandIn) -> NDArray[np.uint8]:
+    def read(
+        self, part: Region, level: int, stand_in: StandIn, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """Read pixels.
 
         Parameters
@@ -79,12 +82,15 @@ class TileFile:
             A level with a `TileLevel`.
         stand_in : callable
             What stands for tiles that the file does not hold, or that cannot be decoded.
+        out : (height, width, 3) uint8 array, optional
+            Where the pixels go; views with gaps between their rows included.
 
         Returns
         -------
         (height, width, 3) uint8 array
+            `out` where it is given.
         """
-        out = np.empty((part.height, part.width, 3), np.uint8)
+        out = room_for(part.height, part.width, out)
         stored = self.stored(level)
         columns = _along(part.x, part.x_end, stored.tile_width)
         for row, there_y, from_y in _along(part.y, part.y_end, stored.tile_height):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from wsipipe.errors import ResolutionError
 from wsipipe.geometry import Region
 from wsipipe.slides.base import SlideReader
-from wsipipe.slides.pixels import white
+from wsipipe.slides.pixels import put, room_for
 from wsipipe.slides.resample import linear_taps, resample
 from wsipipe.slides.resolution import require_mpp
 
@@ -58,17 +58,20 @@ class MppView:
         self.level = _best_level(reader.level_downsamples, self.scale)
         self._ratio = _ratio(self.scale / reader.level_downsamples[self.level], max(self.width, self.height))
 
-    def read(self, region: Region) -> NDArray[np.uint8]:
+    def read(self, region: Region, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Read pixels.
 
         Parameters
         ----------
         region : Region
             In target px; what lies outside the slide comes back white.
+        out : (height, width, 3) uint8 array, optional
+            Where the pixels go; see `SlideReader.read_region`.
 
         Returns
         -------
         (height, width, 3) uint8 array
+            `out` where it is given.
 
         Raises
         ------
@@ -77,20 +80,21 @@ class MppView:
         """
         side = max(16, int(_PIECE_PX / max(self._ratio, 1.0)))
         if max(region.width, region.height) <= side:
-            return self._read_piece(region)
-        canvas = white(region.height, region.width)
+            return self._read_piece(region, out)
+        canvas = room_for(region.height, region.width, out)
         for piece in _pieces(region, side):
             x, y = piece.x - region.x, piece.y - region.y
-            canvas[y : y + piece.height, x : x + piece.width] = self._read_piece(piece)
+            self._read_piece(piece, canvas[y : y + piece.height, x : x + piece.width])
         return canvas
 
-    def _read_piece(self, region: Region) -> NDArray[np.uint8]:
+    def _read_piece(self, region: Region, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
         if self._ratio == 1.0:
-            return self.reader.read_region(region, self.level)
+            return self.reader.read_region(region, self.level, out)
         cols = linear_taps(region.x, region.width, self._ratio)
         rows = linear_taps(region.y, region.height, self._ratio)
         needed = Region(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
-        return resample(self.reader.read_region(needed, self.level), rows, cols)
+        pixels = resample(self.reader.read_region(needed, self.level), rows, cols)
+        return put(pixels, out)
 
 
 def _best_level(downsamples: tuple[float, ...], scale: float) -> int:
