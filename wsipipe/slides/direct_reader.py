@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -91,6 +92,29 @@ class DirectReader(LazyReader[TileFile]):
     def level_backend(self, level: int) -> str:
         """Name of what reads a level; see `SlideReader.level_backend`."""
         return self.backend if self._is_direct(level) else self._library.backend
+
+    def factors(self, level: int) -> tuple[int, ...]:
+        """By which a level can be read smaller; see `ScaledReader.factors`."""
+        return tuple(self._use().stored(level).scaled) if self._is_direct(level) else ()
+
+    def read_scaled(self, region: Region, level: int, factor: int) -> NDArray[np.uint8]:
+        """Read a level smaller by a factor; see `ScaledReader.read_scaled`."""
+        width, height = self.level_dimensions[level]
+        canvas = white(region.height, region.width)
+        part = region.clipped(-(-width // factor), -(-height // factor))
+        if part is not None:
+            x, y = part.x - region.x, part.y - region.y
+            out = canvas[y : y + part.height, x : x + part.width]
+            self._use().read(part, level, partial(self._mean_of, factor), out, factor)
+        return canvas
+
+    def _mean_of(self, factor: int, tile: Tile, error: TileError | None) -> NDArray[np.uint8]:
+        """Tile that must be read as it is: left out, damaged (which is then told), or cut by the edge within a px."""
+        inside = tile.inside
+        covered = Region(inside.x * factor, inside.y * factor, inside.width * factor, inside.height * factor)
+        boxes = self.read_region(covered, tile.level).reshape(inside.height, factor, inside.width, factor, 3)
+        mean: NDArray[np.float64] = boxes.mean(axis=(1, 3))
+        return np.rint(mean).astype(np.uint8)
 
     def close(self) -> None:
         """Give the handles back; reading again reopens them."""

@@ -19,6 +19,10 @@ MIN_IS_BLACK, RGB, YCBCR = 1, 2, 6
 _FAILURES = (ValueError, RuntimeError, TypeError, OSError, EOFError, zlib.error)
 
 
+# By which the decoder of JPEG shrinks while it decodes.
+FACTORS = (2, 4, 8)
+
+
 class TileError(Exception):
     """A tile that cannot be decoded; says why, not where."""
 
@@ -53,9 +57,18 @@ Decoder = Callable[[bytes, NDArray[np.uint8]], None]
 def tile_decoder(form: TileFormat) -> Decoder | None:
     """Find the decoder of a format; None where there is none."""
     decode = _pick(form)
-    if decode is None:
-        return None
+    return None if decode is None else _checked(decode)
 
+
+def scaled_decoders(form: TileFormat) -> dict[int, Decoder]:
+    """Find decoders that give tiles smaller by a factor, into smaller arrays: from fewer DCT coefficients of JPEG."""
+    if form.compression != JPEG or _pick(form) is None:
+        return {}
+    fitting = [factor for factor in FACTORS if form.width % factor == form.height % factor == 0]
+    return {factor: _checked(_jpeg(form, factor)) for factor in fitting}
+
+
+def _checked(decode: Decoder) -> Decoder:
     def checked(data: bytes, out: NDArray[np.uint8]) -> None:
         try:
             decode(data, out)
@@ -76,12 +89,14 @@ def _pick(form: TileFormat) -> Decoder | None:
     return _lossless(form) if form.predictor in (1, 2) else None
 
 
-def _jpeg(form: TileFormat) -> Decoder:
+def _jpeg(form: TileFormat, factor: int = 1) -> Decoder:
     stream = JpegStream(form.tables, ycbcr=form.photometric == YCBCR)
+    # The smallest size that is not below these is taken; 0 asks for the full one.
+    least = {"min_height": form.height // factor, "min_width": form.width // factor} if factor > 1 else {}
 
     def decode(data: bytes, out: NDArray[np.uint8]) -> None:
         # Strict by default: what libjpeg only warns of (a stream that ends early, lost bits) is an error.
-        _check_shape(simplejpeg.decode_jpeg(stream.complete(data), "RGB", buffer=out).shape, out.shape)
+        _check_shape(simplejpeg.decode_jpeg(stream.complete(data), "RGB", buffer=out, **least).shape, out.shape)
 
     return decode
 

@@ -23,7 +23,7 @@ CACHE_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile: its level, column and row, and the part of it inside the slide, in px of its level."""
+    """One tile: its level, column and row, and the part of it inside the slide, in px of its level as it is read."""
 
     level: int
     column: int
@@ -34,8 +34,8 @@ class Tile:
 StandIn = Callable[[Tile, TileError | None], NDArray[np.uint8]]
 """Gives (h, w, 3) uint8 pixels of `Tile.inside`, or raises, for a tile that cannot be decoded; the error is None where
 the file does not hold the tile."""
-Key = tuple[int, int, int]
-"""Level, row and column of a tile."""
+Key = tuple[int, int, int, int]
+"""Level, factor by which it is read smaller, row and column of a tile."""
 
 
 class TileFile:
@@ -62,28 +62,40 @@ class TileFile:
         self.cache = TileCache(self._largest, cache_bytes)
         self._bytes = _ByteSource(path)
         self._own = threading.local()
+        self._smaller: dict[tuple[int, int], TileLevel] = {}
 
-    def stored(self, level: int) -> TileLevel:
-        """Tiles of a level that has some."""
+    def stored(self, level: int, factor: int = 1) -> TileLevel:
+        """Tiles of a level that has some; smaller by one of their factors."""
         found = self.levels[level]
         assert isinstance(found, TileLevel)
-        return found
+        if factor == 1:
+            return found
+        if (level, factor) not in self._smaller:
+            self._smaller[level, factor] = found.smaller(factor)
+        return self._smaller[level, factor]
 
     def read(
-        self, part: Region, level: int, stand_in: StandIn, out: NDArray[np.uint8] | None = None
+        self,
+        part: Region,
+        level: int,
+        stand_in: StandIn,
+        out: NDArray[np.uint8] | None = None,
+        factor: int = 1,
     ) -> NDArray[np.uint8]:
         """Read pixels.
 
         Parameters
         ----------
         part : Region
-            In px of `level`, inside it.
+            In px of `level` as it is read, inside it.
         level : int
             A level with a `TileLevel`.
         stand_in : callable
             What stands for tiles that the file does not hold, or that cannot be decoded.
         out : (height, width, 3) uint8 array, optional
             Where the pixels go; views with gaps between their rows included.
+        factor : int
+            1, or one of `TileLevel.scaled`: the level is read smaller by it.
 
         Returns
         -------
@@ -91,12 +103,12 @@ class TileFile:
             `out` where it is given.
         """
         out = room_for(part.height, part.width, out)
-        stored = self.stored(level)
+        stored = self.stored(level, factor)
         columns = _along(part.x, part.x_end, stored.tile_width)
         for row, there_y, from_y in _along(part.y, part.y_end, stored.tile_height):
             band = out[there_y]
             for column, there_x, from_x in columns:
-                self._place((level, row, column), band[:, there_x], (from_y, from_x), stand_in)
+                self._place((level, factor, row, column), band[:, there_x], (from_y, from_x), stand_in)
         return out
 
     def _place(self, key: Key, target: NDArray[np.uint8], source: tuple[slice, slice], stand_in: StandIn) -> None:
@@ -107,10 +119,11 @@ class TileFile:
             target[...] = slot.pixels[source]
             self.cache.release(slot)
             return
-        shape = self.stored(key[0]).tile_shape
+        stored = self.stored(*key[:2])
+        shape = stored.tile_shape
         if target.shape == shape and target.flags.c_contiguous:
             self._fill(target, key, stand_in)
-        elif height * width == self.stored(key[0]).inside_px(key[1], key[2]):
+        elif height * width == stored.inside_px(*key[2:]):
             target[...] = self._fill(self._scratch(shape), key, stand_in)[source]
         else:
             self._place_and_keep(key, target, source, stand_in)
@@ -118,7 +131,7 @@ class TileFile:
     def _place_and_keep(
         self, key: Key, target: NDArray[np.uint8], source: tuple[slice, slice], stand_in: StandIn
     ) -> None:
-        stored = self.stored(key[0])
+        stored = self.stored(*key[:2])
         slot = self.cache.room(stored.tile_shape)
         if slot is None:
             target[...] = self._fill(self._scratch(stored.tile_shape), key, stand_in)[source]
@@ -126,12 +139,12 @@ class TileFile:
         with self.cache.filling(slot):
             target[...] = self._fill(slot.pixels, key, stand_in)[source]
         px = target.shape[0] * target.shape[1]
-        self.cache.keep(slot, key, px, of_px=stored.inside_px(key[1], key[2]))
+        self.cache.keep(slot, key, px, of_px=stored.inside_px(*key[2:]))
 
     def _fill(self, out: NDArray[np.uint8], key: Key, stand_in: StandIn) -> NDArray[np.uint8]:
         """Decode a whole tile, beyond the edges of the slide too, into a C-contiguous array."""
-        level, row, column = key
-        stored = self.stored(level)
+        level, factor, row, column = key
+        stored = self.stored(level, factor)
         start, count = stored.offsets.item(row, column), stored.counts.item(row, column)
         told = None
         if count:
