@@ -108,10 +108,18 @@ class TileFile:
         for row, there_y, from_y in _along(part.y, part.y_end, stored.tile_height):
             band = out[there_y]
             for column, there_x, from_x in columns:
-                self._place((level, factor, row, column), band[:, there_x], (from_y, from_x), stand_in)
+                key = level, factor, row, column
+                self._place(stored, key, band[:, there_x], (from_y, from_x), stand_in)
         return out
 
-    def _place(self, key: Key, target: NDArray[np.uint8], source: tuple[slice, slice], stand_in: StandIn) -> None:
+    def _place(
+        self,
+        stored: TileLevel,
+        key: Key,
+        target: NDArray[np.uint8],
+        source: tuple[slice, slice],
+        stand_in: StandIn,
+    ) -> None:
         """Fill `target` with the part `source` of a tile."""
         height, width, _ = target.shape
         slot = self.cache.find(key, height * width)
@@ -119,32 +127,25 @@ class TileFile:
             target[...] = slot.pixels[source]
             self.cache.release(slot)
             return
-        stored = self.stored(*key[:2])
         shape = stored.tile_shape
         if target.shape == shape and target.flags.c_contiguous:
-            self._fill(target, key, stand_in)
-        elif height * width == stored.inside_px(*key[2:]):
-            target[...] = self._fill(self._scratch(shape), key, stand_in)[source]
-        else:
-            self._place_and_keep(key, target, source, stand_in)
-
-    def _place_and_keep(
-        self, key: Key, target: NDArray[np.uint8], source: tuple[slice, slice], stand_in: StandIn
-    ) -> None:
-        stored = self.stored(*key[:2])
-        slot = self.cache.room(stored.tile_shape)
-        if slot is None:
-            target[...] = self._fill(self._scratch(stored.tile_shape), key, stand_in)[source]
+            self._fill(target, stored, key, stand_in)
             return
-        with self.cache.filling(slot):
-            target[...] = self._fill(slot.pixels, key, stand_in)[source]
-        px = target.shape[0] * target.shape[1]
-        self.cache.keep(slot, key, px, of_px=stored.inside_px(*key[2:]))
+        px, inside_px = height * width, stored.inside_px(*key[2:])
+        slot = self.cache.room(shape) if px < inside_px else None
+        if slot is None:
+            target[...] = self._fill(self._scratch(shape), stored, key, stand_in)[source]
+            return
+        try:
+            target[...] = self._fill(slot.pixels, stored, key, stand_in)[source]
+        except BaseException:
+            self.cache.give_up(slot)
+            raise
+        self.cache.keep(slot, key, px, of_px=inside_px)
 
-    def _fill(self, out: NDArray[np.uint8], key: Key, stand_in: StandIn) -> NDArray[np.uint8]:
+    def _fill(self, out: NDArray[np.uint8], stored: TileLevel, key: Key, stand_in: StandIn) -> NDArray[np.uint8]:
         """Decode a whole tile, beyond the edges of the slide too, into a C-contiguous array."""
-        level, factor, row, column = key
-        stored = self.stored(level, factor)
+        level, _, row, column = key
         start, count = stored.offsets.item(row, column), stored.counts.item(row, column)
         told = None
         if count:
