@@ -5,8 +5,8 @@
 
 Every repeat decodes the tiles that the regions touch, each once, in a bare loop over their bytes in memory, then reads
 the regions with every reader; shares are medians over the repeats of time of the bare loop over time of the reader.
-Like is compared with like: readers that make a new array for every region with a loop that makes one for every tile,
-and reading into one array, used again and again ("reused"), with decoding into one array.
+The bare loop drops every tile at once and so decodes into the same memory again and again; readers make a new array for
+every region, but for "reused", which reads all of a thread into one.
 Regions lie side by side in the block of the slide that holds the most bytes; readers start with caches full of other
 tiles, as in the midst of a slide. Rates and shares go by processor time, which other work on the machine disturbs less;
 the speed-up by threads goes by the wall clock.
@@ -37,7 +37,6 @@ from wsipipe.slides.jpeg_stream import JpegStream
 
 REUSED = ", reused"
 READERS = ("openslide", "tiffslide", "direct", "direct" + REUSED)
-LOOPS = ("bare", "bare" + REUSED)
 SHIFT = (101, 37)
 # More tiles of 256 px than any of the readers' caches holds.
 ELSEWHERE = 400
@@ -65,7 +64,7 @@ class Seconds(NamedTuple):
 
 
 Runs = dict[int, list[dict[str, Seconds]]]
-"""For each number of threads, for each repeat, the time of the bare loops and of every reader."""
+"""For each number of threads, for each repeat, the time of the bare loop ("bare") and of every reader."""
 
 
 class Tiles:
@@ -127,12 +126,6 @@ def decode(streams: list[bytes]) -> None:
         simplejpeg.decode_jpeg(stream, "RGB")
 
 
-def decode_reused(streams: list[bytes]) -> None:
-    buffer = simplejpeg.decode_jpeg(streams[0], "RGB")
-    for stream in streams:
-        simplejpeg.decode_jpeg(stream, "RGB", buffer=buffer)
-
-
 def read_with(reader: SlideReader, *, reused: bool) -> Callable[[list[Region]], None]:
     def read(regions: list[Region]) -> None:
         out = np.zeros((regions[0].height, regions[0].width, 3), np.uint8) if reused else None
@@ -145,9 +138,9 @@ def read_with(reader: SlideReader, *, reused: bool) -> Callable[[list[Region]], 
 def one_repeat(
     path: Path, regions: list[Region], tiles: Tiles, moved: Region, readers: Sequence[str], threads: int
 ) -> dict[str, Seconds]:
-    """Time of the bare loops and of every reader."""
-    streams, elsewhere = tiles.touched(moved), tiles.outside(moved)
-    seconds = {name: timed(loop, streams, threads) for name, loop in zip(LOOPS, (decode, decode_reused), strict=True)}
+    """Time of the bare loop ("bare") and of every reader."""
+    elsewhere = tiles.outside(moved)
+    seconds = {"bare": timed(decode, tiles.touched(moved), threads)}
     for name in readers:
         with open_slide(path, reader=name.removesuffix(REUSED)) as reader:
             for place in elsewhere:
@@ -173,12 +166,11 @@ def rows_of(runs: Runs, side: int, *, aligned: bool, pixels: int) -> Iterator[Ro
     first = runs[min(runs)]
     for threads, repeats in runs.items():
         for name in repeats[0]:
-            limit = LOOPS[name.endswith(REUSED)]
             bare, openslide = (
                 statistics.median(run[other].processor / run[name].processor for run in repeats)
                 if other in repeats[0]
                 else math.nan
-                for other in (limit, "openslide")
+                for other in ("bare", "openslide")
             )
             faster = statistics.median(
                 one[name].wall / many[name].wall for one, many in zip(first, repeats, strict=True)
