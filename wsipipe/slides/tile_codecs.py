@@ -17,8 +17,6 @@ JPEG, NONE, LZW, DEFLATE, OLD_DEFLATE, JPEG_2000, APERIO_JPEG_2000_RGB = 7, 1, 5
 MIN_IS_BLACK, RGB, YCBCR = 1, 2, 6
 # What the decoders raise on damaged data; those of imagecodecs are RuntimeErrors.
 _FAILURES = (ValueError, RuntimeError, TypeError, OSError, EOFError, zlib.error)
-
-
 # By which the decoder of JPEG shrinks while it decodes.
 FACTORS = (2, 4, 8)
 
@@ -91,7 +89,7 @@ def _pick(form: TileFormat) -> Decoder | None:
 
 def _jpeg(form: TileFormat, factor: int = 1) -> Decoder:
     stream = JpegStream(form.tables, ycbcr=form.photometric == YCBCR)
-    # The smallest size that is not below these is taken; 0 asks for the full one.
+    # simplejpeg takes the smallest size that is not below these.
     least = {"min_height": form.height // factor, "min_width": form.width // factor} if factor > 1 else {}
 
     def decode(data: bytes, out: NDArray[np.uint8]) -> None:
