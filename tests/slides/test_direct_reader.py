@@ -291,6 +291,17 @@ def test_a_small_cache_gives_the_same_pixels_and_stays_small(plain):
         assert np.array_equal(file.read(one, 0, stand_in=_no_stand_in), expected)
 
 
+def test_tiles_that_cannot_be_read_leave_their_room_to_others(tmp_path, image):
+    path = write_tiles(tmp_path / "bad.svs", [image], change=lambda index, data: data[:90] if not index else data)
+    file = tile_file.TileFile(path, find_tile_levels(path, [(502, 370)]), cache_bytes=64 * 64 * 3)
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="was not read"):
+            file.read(Region(10, 10, 20, 20), 0, stand_in=_no_stand_in)
+        assert len(file.cache) == 0
+    file.read(Region(70, 10, 20, 20), 0, stand_in=_no_stand_in)
+    assert len(file.cache) == 1
+
+
 def _no_stand_in(tile, error):
     raise AssertionError(f"{tile} was not read: {error}")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pytest
 
 from wsipipe.slides.tile_cache import TileCache, tile_buffers
 
@@ -67,9 +66,7 @@ def test_tiles_in_use_are_not_written_over():
 def test_room_comes_back_where_a_tile_cannot_be_read():
     cache = TileCache(BYTES, BYTES)
     for _ in range(3):
-        slot = cache.room(SHAPE)
-        with pytest.raises(OSError, match="damaged"), cache.filling(slot):
-            raise OSError("damaged")
+        cache.give_up(cache.room(SHAPE))
     assert len(cache) == 0
     put(cache, "a")
     assert kept(cache) == ["a"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -36,9 +36,10 @@ class Source(Protocol):
 
 
 class PixelSource:
-    """Reads regions at the target resolution; every thread has its own handle on the slide.
+    """Reads regions at the target resolution; readings at the same time have their own handles on the slide.
 
-    But for plain images, which a handle decodes whole: one decoded picture serves all threads.
+    There are as many handles as ever read at once, however many threads come and go; but of plain images one, which
+    holds the whole picture.
 
     Parameters
     ----------
@@ -49,26 +50,31 @@ class PixelSource:
     def __init__(self, view: MppView) -> None:
         self.told = ""
         self._view = view
-        self._mine = threading.local()
+        self._idle: list[MppView] = []
         self._opened = ExitStack()
 
     def read(self, regions: tuple[Region, ...]) -> NDArray[np.uint8]:
         """Read regions of one size, in target px: (n, height, width, 3) uint8, white outside of the slide."""
-        view = self._of_this_thread()
         pixels = np.empty((len(regions), regions[0].height, regions[0].width, 3), np.uint8)
-        for place, region in zip(pixels, regions, strict=True):
-            place[...] = view.read(region)
+        with self._lent_view() as view:
+            for place, region in zip(pixels, regions, strict=True):
+                view.read(region, out=place)
         return pixels
 
-    def _of_this_thread(self) -> MppView:
+    @contextmanager
+    def _lent_view(self) -> Iterator[MppView]:
         if self._view.reader.backend == "image":
-            return self._view
-        if not hasattr(self._mine, "view"):
+            yield self._view
+            return
+        try:
+            view = self._idle.pop()
+        except IndexError:
             view = copy.copy(self._view)
             view.reader = self._opened.enter_context(copy.copy(self._view.reader))
-            self._mine.view = view
-        mine: MppView = self._mine.view
-        return mine
+        try:
+            yield view
+        finally:
+            self._idle.append(view)
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ from wsipipe.numerics.stain.recolouring import FIT, PUBLISHED, Numbers, Recolour
 from wsipipe.numerics.tissue import Tissue
 from wsipipe.pipeline.tissue import everything
 from wsipipe.slides import MppView, SlideReader, open_slide
+from wsipipe.slides.pixels import put
 from wsipipe.store.feature_info import FeatureMapInfo
 
 # The sample: many small places rather than few large ones, for neighbouring pixels say the same.
@@ -42,9 +43,9 @@ class RecolouredView(MppView):
         super().__init__(reader, mpp)
         self.recolouring = recolouring
 
-    def read(self, region: Region) -> NDArray[np.uint8]:
+    def read(self, region: Region, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """See `MppView.read`."""
-        return self.recolouring(super().read(region))
+        return put(self.recolouring(super().read(region)), out)
 
 
 def view_of(reader: SlideReader, mpp: float | None, recolouring: Recolouring | None) -> MppView:

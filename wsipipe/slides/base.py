@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,7 @@ class SlideReader(Protocol):
     bounds: Region
     properties: Mapping[str, str]
 
-    def read_region(self, region: Region, level: int = 0) -> NDArray[np.uint8]:
+    def read_region(self, region: Region, level: int = 0, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Read pixels.
 
         Parameters
@@ -63,11 +63,14 @@ class SlideReader(Protocol):
             In px of `level`; what lies past the edge comes back white.
         level : int
             Level to read.
+        out : (height, width, 3) uint8 array, optional
+            Where the pixels go, views with gaps between their rows included. The system takes its time to give fresh
+            memory, and threads wait for each other there: fast readers gain from arrays that are used again.
 
         Returns
         -------
         (height, width, 3) uint8 array
-            RGB; transparent parts are white.
+            RGB; transparent parts are white. `out` where it is given.
 
         Raises
         ------
@@ -89,3 +92,38 @@ class SlideReader(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class ScaledReader(Protocol):
+    """What a reader offers besides that decodes pixels at a fraction of their number, in a fraction of the time."""
+
+    def factors(self, level: int) -> tuple[int, ...]:
+        """By which a level can be read smaller, rising; none where it must be read as it is."""
+        ...
+
+    def read_scaled(self, region: Region, level: int, factor: int) -> NDArray[np.uint8]:
+        """Read a level smaller by one of its factors.
+
+        Parameters
+        ----------
+        region : Region
+            In px of `level` times `factor`; the corner (0, 0) is that of the level. White past the edge.
+        level : int
+            Level to read.
+        factor : int
+            One of `factors`.
+
+        Returns
+        -------
+        (height, width, 3) uint8 array
+            Near the mean of the px of the level that each px covers: less than one step of 255 away in the mean of
+            stained tissue, some 20 at single px; with 4:2:2 colours, which are decoded at half the width, twice as far.
+            The same whatever the region.
+
+        Raises
+        ------
+        SlideError
+            The file is damaged there.
+        """
+        ...

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,14 @@ class DirectReader(LazyReader[TileFile]):
         """Take a library of its own: a copy is for another thread or process."""
         super().__setstate__(state | {"_library": copy.copy(state["_library"]), "_direct": dict(state["_direct"])})
 
+    def __copy__(self) -> Self:
+        """Share the open file and its cache of tiles, which any number of threads may use, within this process."""
+        self._leave_to_parent()
+        other = type(self).__new__(type(self))
+        other.__setstate__(self.__getstate__())
+        other._handle = self._handle
+        return other
+
     def level_backend(self, level: int) -> str:
         """Name of what reads a level; see `SlideReader.level_backend`."""
         return self.backend if self._is_direct(level) else self._library.backend
@@ -88,6 +97,29 @@ class DirectReader(LazyReader[TileFile]):
     def tile_file(self) -> TileFile:
         """The open file, of this process."""
         return self._use()
+
+    def factors(self, level: int) -> tuple[int, ...]:
+        """By which a level can be read smaller; see `ScaledReader.factors`."""
+        return tuple(self._use().stored(level).scaled) if self._is_direct(level) else ()
+
+    def read_scaled(self, region: Region, level: int, factor: int) -> NDArray[np.uint8]:
+        """Read a level smaller by a factor; see `ScaledReader.read_scaled`."""
+        width, height = self.level_dimensions[level]
+        canvas = white(region.height, region.width)
+        part = region.clipped(-(-width // factor), -(-height // factor))
+        if part is not None:
+            x, y = part.x - region.x, part.y - region.y
+            out = canvas[y : y + part.height, x : x + part.width]
+            self._use().read(part, level, partial(self._mean_of, factor), out, factor)
+        return canvas
+
+    def _mean_of(self, factor: int, tile: Tile, error: TileError | None) -> NDArray[np.uint8]:
+        """Tile that must be read as it is: left out, damaged (which is then told), or cut by the edge within a px."""
+        inside = tile.inside
+        covered = Region(inside.x * factor, inside.y * factor, inside.width * factor, inside.height * factor)
+        boxes = self.read_region(covered, tile.level).reshape(inside.height, factor, inside.width, factor, 3)
+        mean: NDArray[np.float64] = boxes.mean(axis=(1, 3))
+        return np.rint(mean).astype(np.uint8)
 
     def close(self) -> None:
         """Give the handles back; reading again reopens them."""
@@ -121,6 +153,12 @@ class DirectReader(LazyReader[TileFile]):
         if not self._is_direct(level):
             return self._library.read_region(part, level)
         return self._use().read(part, level, self._stand_in)
+
+    def _read_into(self, part: Region, level: int, out: NDArray[np.uint8]) -> None:
+        if self._is_direct(level):
+            self._use().read(part, level, self._stand_in, out)
+        else:
+            self._library.read_region(part, level, out)
 
     def _stand_in(self, tile: Tile, error: TileError | None) -> NDArray[np.uint8]:
         if error is None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wsipipe.errors import SlideError
 from wsipipe.geometry import Region
-from wsipipe.slides.pixels import white
+from wsipipe.slides.pixels import WHITE, room_for
 from wsipipe.slides.resolution import find_resolution
 
 Handle = TypeVar("Handle")
@@ -68,17 +68,19 @@ class LazyReader(ABC, Generic[Handle]):
         self.mpp: float | None = resolution.mpp
         self.mpp_source: str = resolution.source
 
-    def read_region(self, region: Region, level: int = 0) -> NDArray[np.uint8]:
+    def read_region(self, region: Region, level: int = 0, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Read pixels of a level; see `SlideReader.read_region`."""
         if not 0 <= level < len(self.level_dimensions):
             raise SlideError(f"has levels 0 to {len(self.level_dimensions) - 1}, not {level}", path=self.path)
         part = region.clipped(*self.level_dimensions[level])
-        if part == region:
+        if part == region and out is None:
             return self._read(part, level)
-        canvas = white(region.height, region.width)
+        canvas = room_for(region.height, region.width, out)
+        if part != region:
+            canvas[...] = WHITE
         if part is not None:
             x, y = part.x - region.x, part.y - region.y
-            canvas[y : y + part.height, x : x + part.width] = self._read(part, level)
+            self._read_into(part, level, canvas[y : y + part.height, x : x + part.width])
         return canvas
 
     def level_backend(self, level: int) -> str:
@@ -149,6 +151,10 @@ class LazyReader(ABC, Generic[Handle]):
             path=self.path,
             remedy="the file may be damaged or cut off: copy it again",
         )
+
+    def _read_into(self, part: Region, level: int, out: NDArray[np.uint8]) -> None:
+        """Fill an array of the right shape with what `_read` gives."""
+        out[...] = self._read(part, level)
 
     @abstractmethod
     def _open(self) -> Handle:

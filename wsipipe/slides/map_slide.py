@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wsipipe.errors import SlideError
 from wsipipe.geometry import CellGrid, Region
 from wsipipe.numerics.tissue import Tissue
+from wsipipe.slides.pixels import put
 
 _GREY, _WHITE = 214, 255
 _SMALLEST_PX = 256
@@ -56,7 +57,7 @@ class MapSlide:
         self.bounds = Region(0, 0, *dimensions)
         self.properties: Mapping[str, str] = {}
 
-    def read_region(self, region: Region, level: int = 0) -> NDArray[np.uint8]:
+    def read_region(self, region: Region, level: int = 0, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """See `SlideReader.read_region`."""
         if not 0 <= level < len(self.level_downsamples):
             raise SlideError(f"has no level {level}", path=self.path)
@@ -64,7 +65,7 @@ class MapSlide:
         cols = self._cells(region.x, region.width, step, x0, self._grid.cols)
         rows = self._cells(region.y, region.height, step, y0, self._grid.rows)
         shown = np.where(np.pad(self._valid, 1)[np.ix_(rows, cols)], _GREY, _WHITE).astype(np.uint8)
-        return np.repeat(shown[..., None], 3, axis=2)
+        return put(np.repeat(shown[..., None], 3, axis=2), out)
 
     def _cells(self, start: int, length: int, step: float, origin: float, count: int) -> NDArray[np.int64]:
         """Cell under each px of a level, counted from 1; 0 and `count` + 1 are outside of the map."""

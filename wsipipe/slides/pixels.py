@@ -43,6 +43,30 @@ def white(height: int, width: int) -> NDArray[np.uint8]:
     return np.full((height, width, 3), WHITE, np.uint8)
 
 
+def room_for(height: int, width: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """(height, width, 3) uint8 to read into: `out` if given, else a new array, not cleared.
+
+    Raises
+    ------
+    ValueError
+        `out` has another shape or dtype.
+    """
+    if out is None:
+        return np.empty((height, width, 3), np.uint8)
+    if out.shape != (height, width, 3) or out.dtype != np.uint8:
+        raise ValueError(f"out is {out.shape} {out.dtype}, not {(height, width, 3)} uint8")
+    return out
+
+
+def put(pixels: NDArray[np.uint8], out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """`out` with the pixels in it; the pixels themselves where it is None."""
+    if out is None:
+        return pixels
+    canvas = room_for(pixels.shape[0], pixels.shape[1], out)
+    canvas[...] = pixels
+    return canvas
+
+
 def _eight_bit(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * np.uint8(WHITE)

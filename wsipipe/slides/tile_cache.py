@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,7 +89,7 @@ class TileCache:
         """Slot for a new tile, the caller's alone until it is kept or given up; None where all are in use."""
         with self._lock:
             slot = self._spare()
-        if slot is not None:
+        if slot is not None and slot.pixels.shape != shape:
             slot.pixels = shaped(slot.buffer, shape)
         return slot
 
@@ -104,17 +103,10 @@ class TileCache:
             self._kept[key] = slot
             self._hand_out(slot, px)
 
-    @contextmanager
-    def filling(self, slot: Slot) -> Iterator[None]:
-        """Take a slot of `room` back where the tile cannot be read."""
-        done = False
-        try:
-            yield
-            done = True
-        finally:
-            if not done:
-                with self._lock:
-                    self._free.append(slot)
+    def give_up(self, slot: Slot) -> None:
+        """Take a slot of `room` back whose tile cannot be read."""
+        with self._lock:
+            self._free.append(slot)
 
     def _hand_out(self, slot: Slot, px: int) -> None:
         slot.left_px -= px

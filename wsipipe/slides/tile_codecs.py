@@ -17,6 +17,8 @@ JPEG, NONE, LZW, DEFLATE, OLD_DEFLATE, JPEG_2000, APERIO_JPEG_2000_RGB = 7, 1, 5
 MIN_IS_BLACK, RGB, YCBCR = 1, 2, 6
 # What the decoders raise on damaged data; those of imagecodecs are RuntimeErrors.
 _FAILURES = (ValueError, RuntimeError, TypeError, OSError, EOFError, zlib.error)
+# By which the decoder of JPEG shrinks while it decodes.
+FACTORS = (2, 4, 8)
 
 
 class TileError(Exception):
@@ -53,9 +55,18 @@ Decoder = Callable[[bytes, NDArray[np.uint8]], None]
 def tile_decoder(form: TileFormat) -> Decoder | None:
     """Find the decoder of a format; None where there is none."""
     decode = _pick(form)
-    if decode is None:
-        return None
+    return None if decode is None else _checked(decode)
 
+
+def scaled_decoders(form: TileFormat) -> dict[int, Decoder]:
+    """Find decoders that give tiles smaller by a factor, into smaller arrays: from fewer DCT coefficients of JPEG."""
+    if form.compression != JPEG or _pick(form) is None:
+        return {}
+    fitting = [factor for factor in FACTORS if form.width % factor == form.height % factor == 0]
+    return {factor: _checked(_jpeg(form, factor)) for factor in fitting}
+
+
+def _checked(decode: Decoder) -> Decoder:
     def checked(data: bytes, out: NDArray[np.uint8]) -> None:
         try:
             decode(data, out)
@@ -67,24 +78,32 @@ def tile_decoder(form: TileFormat) -> Decoder | None:
 
 def jpeg_stream(form: TileFormat) -> JpegStream | None:
     """Make what completes the tiles of a format; None where they are no JPEG."""
-    return JpegStream(form.tables, ycbcr=form.photometric == YCBCR) if form.compression == JPEG else None
+    return _stream(form) if form.compression == JPEG else None
+
+
+def _stream(form: TileFormat) -> JpegStream:
+    return JpegStream(form.tables, ycbcr=form.photometric == YCBCR)
 
 
 def _pick(form: TileFormat) -> Decoder | None:
     known = {1: (MIN_IS_BLACK,), 3: (RGB, YCBCR) if form.compression == JPEG else (RGB,)}
     if form.photometric not in known.get(form.samples, ()):
         return None
-    if (stream := jpeg_stream(form)) is not None:
-        return _jpeg(stream)
+    if form.compression == JPEG:
+        return _jpeg(form)
     if form.compression in (JPEG_2000, APERIO_JPEG_2000_RGB):
         return _jpeg_2000
     return _lossless(form) if form.predictor in (1, 2) else None
 
 
-def _jpeg(stream: JpegStream) -> Decoder:
+def _jpeg(form: TileFormat, factor: int = 1) -> Decoder:
+    stream = _stream(form)
+    # simplejpeg takes the smallest size that is not below these.
+    least = {"min_height": form.height // factor, "min_width": form.width // factor} if factor > 1 else {}
+
     def decode(data: bytes, out: NDArray[np.uint8]) -> None:
         # Strict by default: what libjpeg only warns of (a stream that ends early, lost bits) is an error.
-        _check_shape(simplejpeg.decode_jpeg(stream.complete(data), "RGB", buffer=out).shape, out.shape)
+        _check_shape(simplejpeg.decode_jpeg(stream.complete(data), "RGB", buffer=out, **least).shape, out.shape)
 
     return decode
 

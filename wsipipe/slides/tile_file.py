@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsipipe.geometry import Region
+from wsipipe.slides.pixels import room_for
 from wsipipe.slides.tile_cache import TileCache, shaped, tile_buffers
 from wsipipe.slides.tile_codecs import TileError
 from wsipipe.slides.tile_levels import TileLevel
@@ -22,7 +23,7 @@ CACHE_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile: its level, column and row, and the part of it inside the slide, in px of its level."""
+    """One tile: its level, column and row, and the part of it inside the slide, in px of its level as it is read."""
 
     level: int
     column: int
@@ -33,8 +34,8 @@ class Tile:
 StandIn = Callable[[Tile, TileError | None], NDArray[np.uint8]]
 """Gives (h, w, 3) uint8 pixels of `Tile.inside`, or raises, for a tile that cannot be decoded; the error is None where
 the file does not hold the tile."""
-Key = tuple[int, int, int]
-"""Level, row and column of a tile."""
+Key = tuple[int, int, int, int]
+"""Level, factor by which it is read smaller, row and column of a tile."""
 
 
 class TileFile:
@@ -61,36 +62,54 @@ class TileFile:
         self.cache = TileCache(self._largest, cache_bytes)
         self._bytes = _ByteSource(path)
         self._own = threading.local()
+        self._smaller: dict[tuple[int, int], TileLevel] = {}
 
-    def stored(self, level: int) -> TileLevel:
-        """Tiles of a level that has some."""
+    def stored(self, level: int, factor: int = 1) -> TileLevel:
+        """Tiles of a level that has some; smaller by one of their factors."""
         found = self.levels[level]
         assert isinstance(found, TileLevel)
-        return found
+        if factor == 1:
+            return found
+        if (level, factor) not in self._smaller:
+            self._smaller[level, factor] = found.smaller(factor)
+        return self._smaller[level, factor]
 
-    def read(self, part: Region, level: int, stand_in: StandIn) -> NDArray[np.uint8]:
+    def read(
+        self,
+        part: Region,
+        level: int,
+        stand_in: StandIn,
+        out: NDArray[np.uint8] | None = None,
+        factor: int = 1,
+    ) -> NDArray[np.uint8]:
         """Read pixels.
 
         Parameters
         ----------
         part : Region
-            In px of `level`, inside it.
+            In px of `level` as it is read, inside it.
         level : int
             A level with a `TileLevel`.
         stand_in : callable
             What stands for tiles that the file does not hold, or that cannot be decoded.
+        out : (height, width, 3) uint8 array, optional
+            Where the pixels go; views with gaps between their rows included.
+        factor : int
+            1, or one of `TileLevel.scaled`: the level is read smaller by it.
 
         Returns
         -------
         (height, width, 3) uint8 array
+            `out` where it is given.
         """
-        out = np.empty((part.height, part.width, 3), np.uint8)
-        stored = self.stored(level)
+        out = room_for(part.height, part.width, out)
+        stored = self.stored(level, factor)
         columns = along(part.x, part.x_end, stored.tile_width)
         for row, there_y, from_y in along(part.y, part.y_end, stored.tile_height):
             band = out[there_y]
             for column, there_x, from_x in columns:
-                self._place((level, row, column), band[:, there_x], (from_y, from_x), stand_in)
+                key = level, factor, row, column
+                self._place(stored, key, band[:, there_x], (from_y, from_x), stand_in)
         return out
 
     def encoded(self, level: int, row: int, column: int) -> bytes | None:
@@ -99,7 +118,14 @@ class TileFile:
         start, count = stored.offsets.item(row, column), stored.counts.item(row, column)
         return self._bytes.read(start, count) if count else None
 
-    def _place(self, key: Key, target: NDArray[np.uint8], source: tuple[slice, slice], stand_in: StandIn) -> None:
+    def _place(
+        self,
+        stored: TileLevel,
+        key: Key,
+        target: NDArray[np.uint8],
+        source: tuple[slice, slice],
+        stand_in: StandIn,
+    ) -> None:
         """Fill `target` with the part `source` of a tile."""
         height, width, _ = target.shape
         slot = self.cache.find(key, height * width)
@@ -107,31 +133,25 @@ class TileFile:
             target[...] = slot.pixels[source]
             self.cache.release(slot)
             return
-        shape = self.stored(key[0]).tile_shape
+        shape = stored.tile_shape
         if target.shape == shape and target.flags.c_contiguous:
-            self._fill(target, key, stand_in)
-        elif height * width == self.stored(key[0]).inside_px(key[1], key[2]):
-            target[...] = self._fill(self._scratch(shape), key, stand_in)[source]
-        else:
-            self._place_and_keep(key, target, source, stand_in)
-
-    def _place_and_keep(
-        self, key: Key, target: NDArray[np.uint8], source: tuple[slice, slice], stand_in: StandIn
-    ) -> None:
-        stored = self.stored(key[0])
-        slot = self.cache.room(stored.tile_shape)
-        if slot is None:
-            target[...] = self._fill(self._scratch(stored.tile_shape), key, stand_in)[source]
+            self._fill(target, stored, key, stand_in)
             return
-        with self.cache.filling(slot):
-            target[...] = self._fill(slot.pixels, key, stand_in)[source]
-        px = target.shape[0] * target.shape[1]
-        self.cache.keep(slot, key, px, of_px=stored.inside_px(key[1], key[2]))
+        px, inside_px = height * width, stored.inside_px(*key[2:])
+        slot = self.cache.room(shape) if px < inside_px else None
+        if slot is None:
+            target[...] = self._fill(self._scratch(shape), stored, key, stand_in)[source]
+            return
+        try:
+            target[...] = self._fill(slot.pixels, stored, key, stand_in)[source]
+        except BaseException:
+            self.cache.give_up(slot)
+            raise
+        self.cache.keep(slot, key, px, of_px=inside_px)
 
-    def _fill(self, out: NDArray[np.uint8], key: Key, stand_in: StandIn) -> NDArray[np.uint8]:
+    def _fill(self, out: NDArray[np.uint8], stored: TileLevel, key: Key, stand_in: StandIn) -> NDArray[np.uint8]:
         """Decode a whole tile, beyond the edges of the slide too, into a C-contiguous array."""
-        level, row, column = key
-        stored = self.stored(level)
+        level, _, row, column = key
         start, count = stored.offsets.item(row, column), stored.counts.item(row, column)
         told = None
         if count:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wsipipe.errors import SlideError
 from wsipipe.slides.jpeg_stream import JpegStream
-from wsipipe.slides.tile_codecs import Decoder, TileFormat, jpeg_stream, tile_decoder
+from wsipipe.slides.tile_codecs import Decoder, TileFormat, jpeg_stream, scaled_decoders, tile_decoder
 
 # What tifffile raises on files that are no TIFF, or damaged; its own error is a ValueError.
 _FAILURES = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, struct.error)
@@ -35,6 +35,8 @@ class TileLevel:
         First byte and number of bytes of each tile; none where the scanner left a tile out.
     decode : callable
         See `Decoder`.
+    scaled : mapping of int to callable
+        Decoders that give tiles smaller by a factor.
     jpeg : JpegStream, optional
         Makes a tile a stream for other decoders, where tiles are JPEG.
     """
@@ -46,6 +48,7 @@ class TileLevel:
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
     decode: Decoder
+    scaled: Mapping[int, Decoder] = field(default_factory=dict)
     jpeg: JpegStream | None = None
 
     @property
@@ -62,6 +65,27 @@ class TileLevel:
         """Px of a tile that lie inside the slide."""
         height = min(self.tile_height, self.height - row * self.tile_height)
         return height * min(self.tile_width, self.width - column * self.tile_width)
+
+    def smaller(self, factor: int) -> TileLevel:
+        """View of this level, smaller by a factor of `scaled`; its last px may reach past the edge.
+
+        Tiles of which the edge cuts a px count as not stored: what lies beyond it in the file is no part of the slide.
+        """
+        counts = self.counts.copy()
+        if self.width % factor:
+            counts[:, -1] = 0
+        if self.height % factor:
+            counts[-1] = 0
+        return replace(
+            self,
+            width=-(-self.width // factor),
+            height=-(-self.height // factor),
+            tile_width=self.tile_width // factor,
+            tile_height=self.tile_height // factor,
+            counts=counts,
+            decode=self.scaled[factor],
+            scaled={},
+        )
 
 
 def find_tile_levels(path: Path, level_dimensions: Sequence[tuple[int, int]]) -> list[TileLevel | str]:
@@ -130,7 +154,7 @@ def _tiles(page: tifffile.TiffPage) -> TileLevel | str:
         return f"its tiles are of another kind ({_name(page.compression)}, {_name(page.photometric)})"
     offsets, counts = (np.array(each, np.int64).reshape(rows, cols) for each in (page.dataoffsets, page.databytecounts))
     size = page.imagewidth, page.imagelength, form.width, form.height
-    return TileLevel(*size, offsets, counts, decode, jpeg_stream(form))
+    return TileLevel(*size, offsets, counts, decode, scaled_decoders(form), jpeg_stream(form))
 
 
 def _name(value: object) -> str:
