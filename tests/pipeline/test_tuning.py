@@ -188,6 +188,27 @@ def test_norms_settle_on_what_the_windows_hold(project):
     torch.testing.assert_close(channels.std(dim=0), torch.ones(64), rtol=0.1, atol=0)
 
 
+def test_encoders_of_other_libraries_are_tuned_the_same_way(project):
+    """Batch norms of timm, too, are learnt with, settled, saved and restored."""
+    settings = {"name": "timm:test_resnet", "kind": "patch", "weights": "none", "trainable": True, "tuned_stages": None}
+    recipe = parse_recipe(PATCH | {"encoder": settings})
+    data = prepared(project, recipe)
+    (sample,) = data.train
+    valid, training = WindowCache().get(sample).valid, tuner(recipe)
+    training.encode(sample, valid).square().mean().backward()
+    training.backpropagate()
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in training.parameters)
+    before = training.look(sample, valid)
+    training.settle([(sample, valid)])
+    settled = training.look(sample, valid)
+    assert not torch.allclose(settled, before, rtol=0.1)
+    facts = dict(data.facts) | {"weights_digest": training.digest}
+    restored = restore_encoder(Checkpoint(training.tensors(), recipe, facts), device="cpu")
+    piece = training._source(sample, valid)[0]
+    at = tuple(piece.corners.T)
+    torch.testing.assert_close(restored.encode(piece.pixels), settled.movedim(0, 2)[at], rtol=1e-4, atol=1e-4)
+
+
 def test_windows_with_few_patches_leave_the_norms_alone(project):
     recipe = parse_recipe(PATCH)
     (sample,) = prepared(project, recipe).train

@@ -35,6 +35,9 @@ _PATCHES, _FEWEST = 16, 8
 class EncoderTuner:
     """Tunes the encoder of a recipe by multi-stage back-propagation, see `wsipipe.models.multistage`.
 
+    Batch norms of what is tuned normalise by the batch in `encode`, and by the statistics of `settle` in `look` and
+    in prediction. Everything else is in evaluation mode all along.
+
     Parameters
     ----------
     recipe : Recipe
@@ -58,8 +61,6 @@ class EncoderTuner:
 
     def encode(self, sample: Sample, valid: NDArray[np.bool_]) -> Tensor:
         """Features (dim, h, w) of a window, to be learnt from: `backpropagate` has to follow.
-
-        Batch norms that are tuned normalise by the batch, so that steps of the weights do not carry features away.
 
         Parameters
         ----------
