@@ -27,7 +27,8 @@ from wsipipe.pipeline.training_state import VERSION, Memory, trained_settings
 from wsipipe.pipeline.tuning import EncoderTuner
 from wsipipe.progress import Progress, Report
 
-# Windows that the statistics of an encoder's batch norms are taken from after each epoch, at most.
+# Windows that statistics of a tuned encoder are taken from, at most: of its batch norms after each epoch, of its
+# features at the start.
 _SETTLING = 64
 
 
@@ -151,8 +152,7 @@ class Trainer:
                 total += self._step(batch)
                 done = (epoch - 1) * steps + step
                 self._report(Progress(self._item, "train", done, self.settings.epochs * steps))
-        if self.tuner is not None:
-            self.tuner.settle(_some(self.data.train, self.loader))
+        self.loader.settle(_some(self.data.train))
         return float(total[0] / steps), float(total[1] / steps)
 
     def _step(self, batch: Batch) -> tuple[float, float]:
@@ -261,16 +261,15 @@ def learning_rate(settings: TrainingSettings, epoch: int) -> float:
 
 def _new_model(data: TrainingSet, recipe: Recipe, loader: Loader) -> SegmentationModel:
     model = build_model(data.facts["in_channels"], recipe)
-    if (tuner := loader.tuner) is not None:
-        tuner.settle(_some(data.train, loader))
-    model.set_statistics(*feature_statistics(data.train, loader))
+    samples = data.train if loader.tuner is None else _some(data.train)
+    loader.settle(samples)
+    model.set_statistics(*feature_statistics(samples, loader))
     return model
 
 
-def _some(samples: Sequence[Sample], loader: Loader) -> list[tuple[Sample, NDArray[np.bool_]]]:
-    """Give windows and their valid cells, spread evenly, as many as tell what the encoder's norms see."""
-    chosen = samples[:: -(-len(samples) // _SETTLING)]
-    return [(sample, loader.cache.get(sample).valid) for sample in chosen]
+def _some(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Give every so many-th window: enough to tell what an encoder makes of the training set."""
+    return samples[:: -(-len(samples) // _SETTLING)]
 
 
 def feature_statistics(samples: Sequence[Sample], loader: Loader) -> tuple[Tensor, Tensor]:
