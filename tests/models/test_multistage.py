@@ -313,9 +313,12 @@ def test_pieces_are_read_as_they_are_needed():
     assert source.alive == 0
 
 
-def test_the_projects_own_encoder(picture):
-    """Folded ResNet on uint8 pixels: what `train` tunes."""
-    networks = [build_resnet("resnet18", kind="patch", weights="none").requires_grad_() for _ in range(2)]
+@pytest.mark.parametrize("training", [True, False])
+def test_the_projects_own_encoder(picture, training):
+    """ResNet with its batch norms on uint8 pixels: what `train` tunes."""
+    networks = [build_resnet("resnet18", kind="patch", weights="none", fold=False) for _ in range(2)]
+    for network in networks:
+        network.requires_grad_().train(training)
     pixels = torch.from_numpy(picture[200:264, 200:392].copy()).view(64, 3, 64, 3).transpose(0, 1).contiguous()
     pieces = [MapPiece(pixels[i : i + 1], torch.tensor([[0, i]])) for i in range(3)]
     multistage_backward(networks[0], pieces, lambda features: features.square().mean(), shape=(1, 3))

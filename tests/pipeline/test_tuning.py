@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from wsipipe.annotations.masks import read_mask
 from wsipipe.config import Recipe, parse_recipe, updated
 from wsipipe.errors import CheckpointError, ConfigError
 from wsipipe.models.encoders import build_encoder
+from wsipipe.models.map_pieces import arranged
 from wsipipe.models.methods.base import Method
 from wsipipe.models.tuned_encoder import encoder_digest, restore_encoder, trainable_encoder
 from wsipipe.pipeline.batches import Loader
@@ -19,10 +21,12 @@ from wsipipe.pipeline.crossval_plan import Variant, make_plan
 from wsipipe.pipeline.extract import feature_path
 from wsipipe.pipeline.feature_plan import relevant_settings
 from wsipipe.pipeline.manifest import read_manifest
+from wsipipe.pipeline.point_predictions import predict_points
 from wsipipe.pipeline.predict import predict_slide
 from wsipipe.pipeline.preparation import Reading, prepare
-from wsipipe.pipeline.samples import WindowCache
+from wsipipe.pipeline.samples import WindowCache, truth_of
 from wsipipe.pipeline.train import train
+from wsipipe.pipeline.trainer import Trainer, feature_statistics
 from wsipipe.pipeline.training_state import trained_settings
 from wsipipe.pipeline.tuning import EncoderTuner
 from wsipipe.progress import silent
@@ -39,6 +43,7 @@ PATCH = {
     "predict": {"window": 16, "overlap": 4},
 }
 DENSE = PATCH | {"encoder": PATCH["encoder"] | {"kind": "dense", "stride_px": 16}}
+WHOLE = PATCH | {"encoder": PATCH["encoder"] | {"tuned_stages": None}}
 POINTS = ["300,300,Tumor", "600,400,Tumor", "500,200,Stroma", "800,500,Stroma"]
 
 
@@ -73,6 +78,16 @@ def tuner(recipe):
     return EncoderTuner(recipe, device=CPU, half=False)
 
 
+@pytest.fixture
+def norms_held(monkeypatch):
+    """No window holds enough patches for batch norms to normalise by: features are those of prediction."""
+    monkeypatch.setattr("wsipipe.pipeline.tuning._FEWEST", 10**6)
+
+
+def norms_of(module):
+    return [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+
+
 @pytest.mark.parametrize("settings", [PATCH, DENSE])
 def test_windows_made_from_pixels_are_those_of_the_stored_map(project, settings, monkeypatch):
     monkeypatch.setattr("wsipipe.pipeline.tuning._CORE_PX", 128)
@@ -89,6 +104,7 @@ def test_windows_made_from_pixels_are_those_of_the_stored_map(project, settings,
     np.testing.assert_allclose(made.numpy(), stored, rtol=1e-3, atol=1e-4 * np.abs(stored).max())
 
 
+@pytest.mark.usefixtures("norms_held")
 def test_batches_are_those_of_the_stored_map_turned_alike(project):
     recipe = parse_recipe(PATCH)
     data = prepared(project, recipe)
@@ -115,6 +131,7 @@ def test_gradients_of_a_batch_reach_the_stages_that_are_tuned(project, stages, t
         assert (parameter.grad is not None and bool(parameter.grad.any())) == wanted, name
 
 
+@pytest.mark.usefixtures("norms_held")
 def test_mixed_precision_is_close_and_gives_gradients(project):
     recipe = parse_recipe(PATCH)
     (sample,) = prepared(project, recipe).train
@@ -128,18 +145,107 @@ def test_mixed_precision_is_close_and_gives_gradients(project):
     assert all(parameter.grad.dtype == torch.float32 and parameter.grad.any() for parameter in half.parameters)
 
 
+@pytest.mark.parametrize("settings", [PATCH, DENSE])
+def test_gradients_through_batch_norms_are_those_of_ordinary_back_propagation(project, settings):
+    recipe = updated(parse_recipe(settings), {"encoder": {"tuned_stages": 2}})
+    (sample,) = prepared(project, recipe).train
+    valid = WindowCache().get(sample).valid
+    ours, plain = tuner(recipe), tuner(recipe)
+    ours.encode(sample, valid).square().mean().backward()
+    ours.backpropagate()
+    stages = [part for part in plain._module.body if norms_of(part)]
+    for norm in norms_of(torch.nn.ModuleList(stages[-2:])):
+        norm.train()
+    source = plain._source(sample, valid)
+    total = valid.size * plain.encoder.dim
+    for index in range(len(source)):
+        piece = source[index]
+        features = arranged(plain._module(piece.pixels), piece)
+        rows, cols = (piece.corners[:, axis, None] + torch.arange(features.shape[2 + axis]) for axis in (0, 1))
+        counted = features * torch.from_numpy(valid)[rows[:, :, None], cols[:, None, :]][:, None]
+        (counted.square().sum() / total).backward()
+    for (name, mine), theirs in zip(ours._module.named_parameters(), plain._module.parameters(), strict=True):
+        if theirs.grad is not None:
+            assert (mine.grad - theirs.grad).abs().max() <= 1e-4 * theirs.grad.abs().max() + 1e-9, name
+    for (name, mine), theirs in zip(ours._module.named_buffers(), plain._module.buffers(), strict=True):
+        assert torch.equal(mine, theirs), name  # running statistics are updated once
+    assert any(int(norm.num_batches_tracked) == len(source) for norm in norms_of(ours._module))
+    assert not any(part.training for part in ours._module.modules())
+
+
+def test_norms_settle_on_what_the_windows_hold(project):
+    recipe = parse_recipe(WHOLE)
+    (sample,) = prepared(project, recipe).train
+    valid, training = WindowCache().get(sample).valid, tuner(recipe)
+    training.settle([(sample, valid)])
+    seen = []
+    norm = norms_of(training._module)[0]
+    hook = norm.register_forward_hook(lambda _, __, out: seen.append(out.clone()))  # a ReLU follows in place
+    training.look(sample, valid)
+    hook.remove()
+    channels = torch.cat([out.movedim(1, 3).flatten(0, 2) for out in seen])
+    torch.testing.assert_close(channels.mean(dim=0), torch.zeros(64), rtol=0, atol=1e-2)
+    torch.testing.assert_close(channels.std(dim=0), torch.ones(64), rtol=0.1, atol=0)
+
+
+def test_encoders_of_other_libraries_are_tuned_the_same_way(project):
+    """Batch norms of timm, too, are learnt with, settled, saved and restored."""
+    settings = {"name": "timm:test_resnet", "kind": "patch", "weights": "none", "trainable": True, "tuned_stages": None}
+    recipe = parse_recipe(PATCH | {"encoder": settings})
+    data = prepared(project, recipe)
+    (sample,) = data.train
+    valid, training = WindowCache().get(sample).valid, tuner(recipe)
+    training.encode(sample, valid).square().mean().backward()
+    training.backpropagate()
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in training.parameters)
+    before = training.look(sample, valid)
+    training.settle([(sample, valid)])
+    settled = training.look(sample, valid)
+    assert not torch.allclose(settled, before, rtol=0.1)
+    facts = dict(data.facts) | {"weights_digest": training.digest}
+    restored = restore_encoder(Checkpoint(training.tensors(), recipe, facts), device="cpu")
+    piece = training._source(sample, valid)[0]
+    at = tuple(piece.corners.T)
+    torch.testing.assert_close(restored.encode(piece.pixels), settled.movedim(0, 2)[at], rtol=1e-4, atol=1e-4)
+
+
+def test_windows_with_few_patches_leave_the_norms_alone(project):
+    recipe = parse_recipe(PATCH)
+    (sample,) = prepared(project, recipe).train
+    valid, training = np.zeros(sample.shape, bool), tuner(recipe)
+    valid[0, 0] = True
+    before = {name: value.clone() for name, value in training.state().items()}
+    training.settle([(sample, valid)])
+    assert torch.equal(training.encode(sample, valid), training.look(sample, valid))
+    assert all(torch.equal(value, before[name]) for name, value in training.state().items())
+
+
+def test_features_keep_their_scale_while_all_stages_are_tuned_from_random_weights(project):
+    """Without norms, features were hundreds of deviations away from what the network standardises by."""
+    settings = {"encoder": {"rate_ratio": 1.0}, "training": {"method": "partial_ce"}}
+    recipe = updated(parse_recipe(WHOLE), settings)
+    trainer = Trainer(prepared(project, recipe), recipe, device=CPU, item="", report=silent)
+    for _ in range(3):
+        trainer.run_epoch()
+    mean, deviation = feature_statistics(trainer.data.train, trainer.loader)
+    assert ((mean - trainer.model.mean) / trainer.model.std).abs().median() < 1
+    assert 0.3 < (deviation / trainer.model.std).median() < 3
+
+
 def test_the_checkpoint_holds_the_tuned_encoder(finished):
     checkpoint = load_checkpoint(finished / "checkpoint.safetensors")
     encoder = restore_encoder(checkpoint, device="cpu")
     start = build_encoder(checkpoint.recipe.encoder)
+    assert norms_of(start)
     changed = {
         name
-        for (name, now), before in zip(encoder.state_dict().items(), start.state_dict().values(), strict=True)
-        if not torch.equal(now, before)
+        for name, before in start.state_dict().items()
+        if not torch.equal(checkpoint.tensors[f"encoder.{name}"], before)
     }
     assert changed == {name for name in start.state_dict() if name.startswith("body.4.")}
     told = checkpoint.provenance
-    assert told["weights_digest"] == encoder.weights_digest == encoder_digest(encoder)
+    start.load_state_dict({name: checkpoint.tensors[f"encoder.{name}"] for name in start.state_dict()})
+    assert told["weights_digest"] == encoder.weights_digest == encoder_digest(start)
     assert told["weights_digest"].startswith("tuned-")
     assert told["tuned_from"] == start.weights_digest
 
@@ -158,6 +264,43 @@ def test_prediction_extracts_with_the_tuned_encoder(project, finished):
         whole = slice(0, ours.grid.rows), slice(0, ours.grid.cols)
         assert not np.allclose(ours.read(*whole), theirs.read(*whole), rtol=1e-2)
     assert predict_slide(entry, model=finished, out=project, device="cpu").status == "skipped"
+
+
+def test_a_restored_encoder_is_folded_and_gives_the_same(project, finished):
+    checkpoint = load_checkpoint(finished / "checkpoint.safetensors")
+    folded, plain = restore_encoder(checkpoint, device="cpu"), build_encoder(checkpoint.recipe.encoder)
+    plain.load_state_dict({name: checkpoint.tensors[f"encoder.{name}"] for name in plain.state_dict()})
+    assert norms_of(plain)
+    assert not norms_of(folded)
+    pixels = torch.randint(0, 255, (4, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    wanted = plain.encode(pixels)
+    assert (folded.encode(pixels) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["patch", "dense"])
+def test_prediction_gives_the_mask_of_the_validation(project, kind):
+    settings = {"encoder": {"kind": kind}, "predict": {"window": 64}}
+    settings |= {"training": {"window": 64, "epochs": 1, "method": "partial_ce"}}
+    recipe, run = updated(parse_recipe(WHOLE), settings), project / "runs" / f"same-{kind}"
+    train(project / "manifest.csv", recipe, run, out=project, device="cpu")
+    data = prepared(project, recipe)
+    trainer = Trainer(data, recipe, device=CPU, item="", report=silent)
+    trainer.load_state(load_state(run / "state.pt"))
+    (sample,) = data.validation
+    assert sample.shape == sample.source.grid.shape
+    entry, out = SlideEntry("b", project / "b.svs", None), project / f"same-{kind}"
+    cells = np.argwhere(trainer.loader.cache.get(sample).valid)
+    logits = trainer.logits(sample).numpy()[tuple(cells.T)]
+    xy = (cells[:, ::-1] + 0.5) * sample.source.grid.cell_px + sample.source.grid.origin
+    told = predict_points(entry, xy, model=run, out=out, device="cpu")
+    # Maps are stored in float16.
+    np.testing.assert_allclose(told, 1 / (1 + np.exp(-logits)), rtol=0, atol=5e-3)
+    written = predict_slide(entry, model=run, out=out, device="cpu").outputs[0]
+    mask = truth_of(read_mask(written), sample.source, sample.rows, sample.cols)[tuple(cells.T)]
+    assert mask.any()
+    if kind == "patch":  # dense cells reach beyond the tissue, to which a mask is cut
+        sure = np.abs(logits) > 0.02
+        np.testing.assert_array_equal(mask[sure], logits[sure] > 0)
 
 
 def test_weights_that_the_tuning_began_with_need_not_be_at_hand(finished):

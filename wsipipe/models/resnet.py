@@ -66,6 +66,11 @@ class ResNetEncoder(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    def fold(self) -> None:
+        """See `wsipipe.models.encoders.Foldable`; in evaluation mode."""
+        fold_batch_norms(self.body)
+        self.body.to(memory_format=torch.channels_last)
+
     def row_layers(self) -> tuple[Layer, ...]:
         """Layers for `wsipipe.models.row_stream`; see `wsipipe.models.encoders.Streamable`."""
         return tuple(layers_of(self.body))

@@ -6,16 +6,16 @@ from torch import Tensor, nn
 
 from wsipipe.config import EncoderSettings
 from wsipipe.errors import CheckpointError, ConfigError
-from wsipipe.models.encoders import Encoder, build_encoder
+from wsipipe.models.encoders import Encoder, Foldable, build_encoder
 from wsipipe.models.segmentation import ENCODER_PREFIX, SavedModel
 from wsipipe.models.weights import weights_digest
 
 
-def trainable_encoder(settings: EncoderSettings, *, device: str) -> tuple[Encoder, tuple[nn.Parameter, ...]]:
-    """Build the encoder that the settings ask for, and pick the parameters to tune; only these ask for gradients.
+def trainable_encoder(settings: EncoderSettings, *, device: str) -> tuple[Encoder, tuple[nn.Module, ...]]:
+    """Build the encoder that the settings ask for, and pick the parts to tune; only these ask for gradients.
 
-    The encoder stays in evaluation mode: what it makes of a patch does not depend on the patches beside it, in
-    training as in prediction. Batch norms keep their statistics.
+    The encoder is in evaluation mode: dropout stays off. Batch norms are there as such, not folded into convolutions:
+    a network without them loses its scale after a few steps, see `wsipipe.models.norms` for what they do in training.
 
     Raises
     ------
@@ -24,7 +24,7 @@ def trainable_encoder(settings: EncoderSettings, *, device: str) -> tuple[Encode
     WeightsError
         Its weights are not at hand or do not fit.
     """
-    encoder = build_encoder(settings.model_copy(update={"backend": "torch"}), device=device)
+    encoder = build_encoder(settings.model_copy(update={"backend": "torch", "trainable": True}), device=device)
     if encoder.window_px:
         raise ConfigError(
             f"encoder {settings.name!r} makes dense maps in windows, which cannot be tuned", remedy="use --kind patch"
@@ -37,10 +37,7 @@ def trainable_encoder(settings: EncoderSettings, *, device: str) -> tuple[Encode
             f"encoder.tuned_stages is {wanted}, {settings.name} has {len(stages)} stages", remedy="use fewer"
         )
     chosen = [module] if settings.tuned_stages is None else stages[-wanted:]
-    parameters = tuple(parameter for stage in chosen for parameter in stage.parameters())
-    for parameter in parameters:
-        parameter.requires_grad_()
-    return encoder, parameters
+    return encoder, tuple(stage.requires_grad_() for stage in chosen)
 
 
 def as_module(encoder: Encoder) -> nn.Module:
@@ -75,6 +72,8 @@ def encoder_tensors(encoder: Encoder) -> dict[str, Tensor]:
 def restore_encoder(checkpoint: SavedModel, *, device: str) -> Encoder | None:
     """Build the encoder that a checkpoint holds, with the digest of its weights; None where it was not tuned.
 
+    Batch norms, whose statistics are in the checkpoint, are folded away where the encoder can do without.
+
     Raises
     ------
     CheckpointError
@@ -97,4 +96,6 @@ def restore_encoder(checkpoint: SavedModel, *, device: str) -> Encoder | None:
             remedy="the file is damaged or of another version; train again",
         ) from error
     encoder.weights_digest = encoder_digest(encoder)
+    if isinstance(encoder, Foldable):
+        encoder.fold()
     return encoder

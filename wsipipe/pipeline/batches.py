@@ -84,6 +84,11 @@ class Loader:
             classes=classes,
         )
 
+    def settle(self, samples: Sequence[Sample]) -> None:
+        """Let an encoder that is trained take the statistics of its norms from windows, see `EncoderTuner.settle`."""
+        if self.tuner is not None:
+            self.tuner.settle((sample, self.cache.get(sample).valid) for sample in samples)
+
     def _planes(self, sample: Sample, method: Method, rng: np.random.Generator) -> tuple[NDArray[np.generic], ...]:
         data, u = self.cache.get(sample), method.target(sample.name)
         turn = draw_turn(rng) if self.settings.augment else Turn()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wsipipe.config import Recipe, TrainingSettings
@@ -25,6 +26,10 @@ from wsipipe.pipeline.scoring import decided, labelled_losses, mean_dice
 from wsipipe.pipeline.training_state import VERSION, Memory, trained_settings
 from wsipipe.pipeline.tuning import EncoderTuner
 from wsipipe.progress import Progress, Report
+
+# Windows that statistics of a tuned encoder are taken from, at most: of its batch norms after each epoch, of its
+# features at the start.
+_SETTLING = 64
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,7 @@ class Trainer:
                 total += self._step(batch)
                 done = (epoch - 1) * steps + step
                 self._report(Progress(self._item, "train", done, self.settings.epochs * steps))
+        self.loader.settle(_some(self.data.train))
         return float(total[0] / steps), float(total[1] / steps)
 
     def _step(self, batch: Batch) -> tuple[float, float]:
@@ -255,20 +261,34 @@ def learning_rate(settings: TrainingSettings, epoch: int) -> float:
 
 def _new_model(data: TrainingSet, recipe: Recipe, loader: Loader) -> SegmentationModel:
     model = build_model(data.facts["in_channels"], recipe)
-    model.set_statistics(*feature_statistics(data.train, loader))
+    samples = data.train if loader.tuner is None else _some(data.train)
+    loader.settle(samples)
+    model.set_statistics(*feature_statistics(samples, loader))
     return model
+
+
+def _some(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Give every so many-th window: enough to tell what an encoder makes of the training set."""
+    return samples[:: -(-len(samples) // _SETTLING)]
 
 
 def feature_statistics(samples: Sequence[Sample], loader: Loader) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (c,) over the valid cells of windows, each in memory once."""
     count, total, squares = 0, np.zeros(1), np.zeros(1)
     for sample in samples:
-        data = loader.cache.get(sample)
-        values = data.inputs()[:, data.valid].astype(np.float64)
+        values = _valid_values(sample, loader).astype(np.float64)
         count, total, squares = count + values.shape[1], total + values.sum(axis=1), squares + (values**2).sum(axis=1)
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
+
+
+def _valid_values(sample: Sample, loader: Loader) -> NDArray[np.float32]:
+    """Input (c, n) of the network on the valid cells of a window: as stored, or as the encoder in training sees it."""
+    data = loader.cache.get(sample)
+    if loader.tuner is None:
+        return data.inputs()[:, data.valid]
+    return np.asarray(loader.tuner.look(sample, data.valid).cpu().numpy()[:, data.valid])
 
 
 @contextmanager

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wsipipe.config import Recipe
 from wsipipe.models.map_pieces import MapPiece
 from wsipipe.models.multistage import StagedMap
+from wsipipe.models.norms import batch_norms, estimating, normalising_by_batch
 from wsipipe.models.tuned_encoder import as_module, encoder_digest, encoder_tensors, trainable_encoder
 from wsipipe.pipeline.layouts import Block, DenseLayout, PatchLayout, Piece
 from wsipipe.pipeline.samples import Sample
@@ -25,10 +27,16 @@ from wsipipe.slides import SlideReader, open_slide
 # Side in target px of what a dense encoder is given at once, without the halo: half of that in extraction, for now the
 # activations of all layers stay until the gradients are there.
 _CORE_PX = 512
+# Patches that go through the encoder at once, and the fewest of a window that say how to normalise: of fewer, batch
+# norms would see a chance draw.
+_PATCHES, _FEWEST = 16, 8
 
 
 class EncoderTuner:
     """Tunes the encoder of a recipe by multi-stage back-propagation, see `wsipipe.models.multistage`.
+
+    Batch norms of what is tuned normalise by the batch in `encode`, and by the statistics of `settle` in `look` and
+    in prediction. Everything else is in evaluation mode all along.
 
     Parameters
     ----------
@@ -41,9 +49,11 @@ class EncoderTuner:
     """
 
     def __init__(self, recipe: Recipe, *, device: torch.device, half: bool) -> None:
-        self.encoder, self.parameters = trainable_encoder(recipe.encoder, device=str(device))
+        self.encoder, tuned = trainable_encoder(recipe.encoder, device=str(device))
+        self.parameters = tuple(parameter for part in tuned for parameter in part.parameters())
+        self._norms = batch_norms(tuned)
         self._recipe, self._autocast = recipe, torch.float16 if half else None
-        self._waiting: list[StagedMap] = []
+        self._waiting: list[tuple[StagedMap, Sequence[_BatchNorm]]] = []
 
     @property
     def _module(self) -> nn.Module:
@@ -59,9 +69,24 @@ class EncoderTuner:
         valid : (h, w) bool array
             Cells that hold something; the others are 0.
         """
-        staged = self._staged(sample, valid, self._autocast)
-        self._waiting.append(staged)
+        norms = self._norms if self._suffices(valid) else ()
+        with normalising_by_batch(norms):
+            staged = self._staged(sample, valid, self._autocast)
+        self._waiting.append((staged, norms))
         return _masked(staged.features, valid)
+
+    def settle(self, windows: Iterable[tuple[Sample, NDArray[np.bool_]]]) -> None:
+        """Take the statistics that `look` and prediction normalise by from windows and their valid cells."""
+        chosen = [(sample, valid) for sample, valid in windows if self._suffices(valid)]
+        if not chosen or not self._norms:
+            return
+        with estimating(self._norms):
+            for sample, valid in chosen:
+                self._staged(sample, valid, None)
+
+    def _suffices(self, valid: NDArray[np.bool_]) -> bool:
+        """Whether a window holds enough to normalise by; the tile of a single dense cell does."""
+        return self.encoder.kind == "dense" or int(valid.sum()) >= _FEWEST
 
     def look(self, sample: Sample, valid: NDArray[np.bool_]) -> Tensor:
         """Features (dim, h, w) of a window, without gradients and in full precision, as `extract` computes them."""
@@ -69,8 +94,9 @@ class EncoderTuner:
 
     def backpropagate(self) -> None:
         """Add the gradients of all that was encoded since to the encoder's, once those of the features are there."""
-        for staged in self._waiting:
-            staged.backpropagate()
+        for staged, norms in self._waiting:
+            with normalising_by_batch(norms):
+                staged.backpropagate()
         self._waiting.clear()
 
     @property
@@ -91,29 +117,44 @@ class EncoderTuner:
         self._module.load_state_dict(state)
 
     def _staged(self, sample: Sample, valid: NDArray[np.bool_], autocast: torch.dtype | None) -> StagedMap:
+        return StagedMap(self._module, self._source(sample, valid), sample.shape, autocast=autocast)
+
+    def _source(self, sample: Sample, valid: NDArray[np.bool_]) -> WindowPieces:
         assert isinstance(sample.source, FeatureSource)
         pieces, halo = tuple(self._pieces(sample.source, sample, valid)), self.encoder.halo_px
         cells = halo // self.encoder.stride_px if halo else 0
-        source = WindowPieces(sample.source, (sample.rows.start, sample.cols.start), pieces, cells)
-        return StagedMap(self._module, source, sample.shape, autocast=autocast)
+        return WindowPieces(sample.source, (sample.rows.start, sample.cols.start), pieces, cells)
 
     def _pieces(self, source: FeatureSource, sample: Sample, valid: NDArray[np.bool_]) -> Iterator[Piece]:
-        """Cut a window as `extract` cuts a map; its cells do not depend on where the cuts are."""
-        layout: PatchLayout | DenseLayout
+        """Cut a window into what goes through the encoder at once.
+
+        Dense maps are cut as `extract` cuts them. A piece of patches is spread over the whole window: batch norms see
+        in each of them what the window holds, not a row of neighbours.
+        """
         if self.encoder.kind == "patch":
-            tile = self._recipe.tile
-            layout = PatchLayout(source.grid, valid, patch_px=tile.patch_size_px, stride_px=tile.stride_px)
+            tile, count = self._recipe.tile, int(valid.sum())
+            layout = PatchLayout(source.grid, valid, tile.patch_size_px, tile.stride_px, batch=max(1, count))
+            for whole in layout.pieces(next(_blocks(sample, valid, max(valid.shape)))):
+                yield from _spread(whole, -(-count // _PATCHES))
         else:
             # Which cells are computed is told by `valid`; no tissue mask is asked.
             tissue, encoder = everything(*source.slide_size), self.encoder
-            layout = DenseLayout(source.grid, tissue, encoder.stride_px, encoder.halo_px, core_px=_CORE_PX)
-        for block in _blocks(sample, valid, layout.block_cells):
-            yield from layout.pieces(block)
+            tiles = DenseLayout(source.grid, tissue, encoder.stride_px, encoder.halo_px, core_px=_CORE_PX)
+            for block in _blocks(sample, valid, tiles.block_cells):
+                yield from tiles.pieces(block)
 
 
 def _masked(features: Tensor, valid: NDArray[np.bool_]) -> Tensor:
     """(1, dim, h, w) -> (dim, h, w) float32, 0 on cells without content as in a stored map."""
     return features[0].float() * torch.from_numpy(valid).to(features.device)
+
+
+def _spread(piece: Piece, parts: int) -> Iterator[Piece]:
+    """Divide a piece into pieces of about one size, each of every so many-th patch."""
+    rows, cols = np.asarray(piece.rows), np.asarray(piece.cols)
+    for first in range(parts):
+        every = slice(first, None, parts)
+        yield replace(piece, regions=piece.regions[every], rows=rows[every], cols=cols[every])
 
 
 def _blocks(sample: Sample, valid: NDArray[np.bool_], side: int) -> Iterator[Block]:
