@@ -7,7 +7,7 @@ import torch
 
 from wsipipe.config import EncoderSettings, NetworkSettings, Recipe
 from wsipipe.errors import CheckpointError
-from wsipipe.models.segmentation import build_model, check_fits, restore_model
+from wsipipe.models.segmentation import SegmentationModel, build_model, check_fits, restore_model
 
 RECIPE = Recipe(network=NetworkSettings(width=4, depth=1))
 IMAGES = RECIPE.model_copy(update={"encoder": EncoderSettings(name="none")})
@@ -120,3 +120,16 @@ def test_other_features_are_refused_naming_both_values(change, told):
     with pytest.raises(CheckpointError) as caught:
         check_fits(Saved(provenance=provenance(Facts())), replace(Facts(), **change))
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_prediction_by_rows_is_that_of_the_whole_window(norm):
+    settings = NetworkSettings(width=8, depth=2, norm=norm)
+    model = SegmentationModel(64, settings, empty_cells=True).eval()
+    x = torch.randn(2, 64, 75, 41, generator=torch.Generator().manual_seed(0))
+    x[:, :, 20:30] = 0
+    whole = model(x)
+    with torch.no_grad():
+        by_rows = model(x)
+    for ours, expected in zip(by_rows, whole, strict=True):
+        torch.testing.assert_close(ours, expected.detach(), rtol=1e-5, atol=1e-6)

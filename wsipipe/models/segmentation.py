@@ -16,6 +16,8 @@ from wsipipe.models.unet import UNet
 
 # Tensors of a checkpoint that begin so are those of a tuned encoder.
 ENCODER_PREFIX = "encoder."
+# Rows of a window whose channels are all in use at once, without gradients.
+_ROWS = 32
 
 
 class SavedModel(Protocol):
@@ -148,7 +150,11 @@ class SegmentationModel(nn.Module):
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Encode x (n, c, h, w): maps for `decode`, and for a second decoder (`UNet.new_branch`), finest first."""
-        return self.unet.encode(self.standardised(x))
+        if torch.is_grad_enabled():
+            return self.unet.encode(self.standardised(x))
+        # By rows: what is computed of all channels of a window would take several times the window.
+        narrow = [self.unet.narrow(self.standardised(rows)) for rows in torch.split(x, _ROWS, dim=2)]
+        return self.unet.encode_narrow(torch.cat(narrow, dim=2))
 
     def decode(self, stages: Sequence[Tensor], size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Segment what `encode` gave of an input of this size (h, w); see `forward`."""

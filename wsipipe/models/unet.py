@@ -71,7 +71,16 @@ class UNet(nn.Module):
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Encode x (n, c, h, w), padded to a size that can be halved: maps for `decode`, finest first."""
-        x = self.reduce(self._padded(x))
+        return self.encode_narrow(self.narrow(x))
+
+    def narrow(self, x: Tensor) -> Tensor:
+        """Mix the channels of x (n, c, h, w) into `width`, where there are more, cell by cell; not normalised yet."""
+        return x if isinstance(self.reduce, nn.Identity) else self.reduce[0](x)
+
+    def encode_narrow(self, x: Tensor) -> list[Tensor]:
+        """Encode what `narrow` gave."""
+        x = self._padded(x)
+        x = x if isinstance(self.reduce, nn.Identity) else self.reduce[1:](x)
         stages: list[Tensor] = []
         for stage in self.encoder:
             x = stage(F.max_pool2d(stages[-1], 2) if stages else x)
