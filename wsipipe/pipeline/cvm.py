@@ -32,7 +32,7 @@ from wsipipe.numerics.streamed_contrast import read_prototypes, stream_contrast
 from wsipipe.numerics.tissue import Tissue
 from wsipipe.numerics.variational import selective_force
 from wsipipe.pipeline.large_maps import Room, solve_map
-from wsipipe.pipeline.marked_points import points_file, points_told, usable_points
+from wsipipe.pipeline.marked_points import class_told, points_file, points_told, target_class, usable_points
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.results import Segmentation, UnseenSlide, bounds_offset, in_bands, settle, settled
 from wsipipe.progress import Progress, Report, silent
@@ -192,13 +192,15 @@ def segment_stored_map(
             "slide": info.slide_identity,
             "mpp": info.slide_mpp,
             "offset": list(offset),
+            **class_told(marked),
         }
         seen = not isinstance(subject, UnseenSlide)
         if not force and (outcome := settled(folder, entry.key, provenance, overlay=seen)):
             return outcome
         room = Room(folder, entry.key, scheduler=scheduler, report=report)
         u, told = _segment(features, valid, marked, options, device=device, room=room)
-        segmentation = Segmentation(info.grid, in_bands(u, valid), Tissue(valid, info.grid), offset=offset)
+        bands, tissue = in_bands(u, valid), Tissue(valid, info.grid)
+        segmentation = Segmentation(info.grid, bands, tissue, class_name=target_class(marked), offset=offset)
         details = {"cvm": options.told() | told}
         return settle(folder, entry.key, subject, segmentation, provenance=provenance, details=details)
 
@@ -249,7 +251,7 @@ def _segment(
     item, report = room.key, room.report
     marked, vectors = _with_features(features, marked, options.model.prototype, item)
     inside = marked.label == IN_TARGET
-    cells = features.grid.cells_of(marked.in_target)
+    cells = features.grid.nearest_cells(marked.in_target)
     maps = stream_contrast(features.read, valid, vectors[inside], vectors[~inside], eta=options.model.eta)
     mean, found, total = np.zeros(valid.shape, np.float32), [], len(cells)
     how = _settings(options, _torch_device(device, valid.size * total, options.scheme))
@@ -289,7 +291,7 @@ def _torch_device(device: str, cells: int, scheme: Scheme) -> str | None:
 
 def _with_features(features: FeatureMap, marked: PointSet, side: int, item: str) -> tuple[PointSet, Floats]:
     """Points that lie on features, and their prototypes; the others are left out, with a warning."""
-    cells = features.grid.cells_of(marked.xy)
+    cells = features.grid.nearest_cells(marked.xy)
     vectors = read_prototypes(features.read, features.grid.shape, cells, side=side)
     on = np.asarray(vectors.any(axis=1))
     kept = marked.subset(on)
