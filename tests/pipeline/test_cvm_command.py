@@ -106,7 +106,7 @@ def test_points_in_the_margin_of_overlapping_patches_are_used(tmp_path):
     features, valid, _ = scene()
     features[~valid] = (0.3, 1.0, 0.2, 0.6)
     features[12:25, :12] = (1.0, 0.4, 0.2, 0.1)
-    grid = replace(GRID, origin=(8.0, 8.0))
+    grid = replace(GRID, origin=(40.0, 40.0))  # two and a half cells
     stored = write_map(tmp_path / "discs.h5", features, np.ones(GRID.shape, bool), grid=grid)
     marked = {"Tumor": ((400, 512), (5, 300)), "Stroma": ((3, 600), (1279, 1023))}
     write_points(tmp_path / "discs.csv", marked)

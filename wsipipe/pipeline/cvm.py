@@ -25,6 +25,7 @@ from wsipipe.annotations.points import IN_TARGET, PointSet
 from wsipipe.annotations.reading import read_points
 from wsipipe.config import CvmSettings
 from wsipipe.errors import AnnotationError, ConfigError, StoreError
+from wsipipe.geometry import CellGrid
 from wsipipe.numerics.solvers.differences import Neighbourhood
 from wsipipe.numerics.solvers.problem import Solution
 from wsipipe.numerics.solvers.tasks import SolverSettings
@@ -234,8 +235,18 @@ def _points(
     read = read_points(points_file(points, info.slide), classes=classes, offset=offset, slide=info.slide)
     others = [file.stem for file in features.path.parent.glob("*.h5")]
     return usable_points(
-        read, info.slide, size=info.slide_size, tissue=Tissue(valid, info.grid), grid=info.grid, other_keys=others
+        read, info.slide, size=info.slide_size, tissue=_whole_tissue(valid, info), grid=info.grid, other_keys=others
     )
+
+
+def _whole_tissue(valid: Bools, info: FeatureMapInfo) -> Tissue:
+    """Valid cells as tissue of the whole slide: the margin around overlapping patches is as the edge of their map."""
+    side, corner = info.grid.cell_px, np.array(info.grid.origin[::-1])
+    before = np.maximum(np.ceil(corner / side), 0).astype(int)
+    after = np.maximum(np.ceil((np.array(info.slide_size[::-1]) - corner) / side).astype(int) - valid.shape, 0)
+    mask = np.pad(valid, np.column_stack([before, after]), mode="edge")
+    top, left = (corner - before * side).tolist()
+    return Tissue(mask, CellGrid(*mask.shape, side, (left, top)))
 
 
 def _segment(
