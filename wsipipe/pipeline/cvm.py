@@ -240,13 +240,13 @@ def _points(
 
 
 def _whole_tissue(valid: Bools, info: FeatureMapInfo) -> Tissue:
-    """Valid cells as tissue of the whole slide: the margin around overlapping patches is as the edge of their map."""
+    """Take valid cells for tissue of the whole slide; the margin around overlapping patches is as their map's edge."""
     side, corner = info.grid.cell_px, np.array(info.grid.origin[::-1])
     before = np.maximum(np.ceil(corner / side), 0).astype(int)
     after = np.maximum(np.ceil((np.array(info.slide_size[::-1]) - corner) / side).astype(int) - valid.shape, 0)
     mask = np.pad(valid, np.column_stack([before, after]), mode="edge")
-    top, left = (corner - before * side).tolist()
-    return Tissue(mask, CellGrid(*mask.shape, side, (left, top)))
+    (rows, cols), (top, left) = mask.shape, (corner - before * side).tolist()
+    return Tissue(mask, CellGrid(rows, cols, side, (left, top)))
 
 
 def _segment(
