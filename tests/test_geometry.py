@@ -23,6 +23,13 @@ def test_points_fall_into_their_cells_and_centres_fall_back():
     np.testing.assert_array_equal(grid.contains([[0, 0], [4, 0], [-1, 2]]), [True, False, False])
 
 
+def test_points_in_the_margin_of_a_map_belong_to_its_edge():
+    grid = CellGrid(rows=4, cols=6, cell_px=10, origin=(15.0, 15.0))
+    xy = [(0, 0), (14.9, 30), (80, 3), (40, 60), (75, 55)]
+    np.testing.assert_array_equal(grid.nearest_cells(xy), [(0, 0), (1, 0), (0, 5), (3, 2), (3, 5)])
+    assert grid.nearest_cells(xy[3:4]).tolist() == grid.cells_of([(40, 54)]).tolist()
+
+
 def test_region_clips_to_nothing_outside():
     assert Region(-10, 0, 20, 5).clipped(100, 3) == Region(0, 0, 10, 3)
     assert Region(100, 0, 20, 5).clipped(100, 3) is None

@@ -121,6 +121,14 @@ class CellGrid:
         points = np.asarray(xy, dtype=np.float64).reshape(-1, 2)
         return np.floor((points - self.origin)[:, ::-1] / self.cell_px).astype(np.int64)
 
+    def nearest_cells(self, xy: ArrayLike) -> NDArray[np.int64]:
+        """Cells under points of the slide, (row, col), (n, 2) int64, where points off the map belong to its edge.
+
+        Overlapping patches are centred on their cells, so that the first and the last cell of their map end within
+        the slide; points in the margin around it belong to them.
+        """
+        return np.clip(self.cells_of(xy), 0, np.array(self.shape) - 1)
+
     def contains(self, cells: ArrayLike) -> NDArray[np.bool_]:
         """Which (row, col) cells, (n, 2), lie inside the grid."""
         rc = np.asarray(cells).reshape(-1, 2)

@@ -52,12 +52,13 @@ def sample(
     ] = 1.0,
     no_crop: NoCrop = False,
     reader: Reader = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace points and manifests that others made.")] = False,
 ) -> None:
     """Draw points at random inside and outside of masks: points/ of the project folder, manifests filled in beside."""
     from wsipipe.pipeline.point_sampling import Drawing, sample_many
     from wsipipe_cli.batch import summarise
 
-    drawing = Drawing(pairs, seed, margin, form, not no_crop, downsample, reader)
+    drawing = Drawing(pairs, seed, margin, form, not no_crop, downsample, reader, force)
     outcomes = sample_many(inputs, output / "points", drawing)
     summarise(outcomes, total=len(outcomes))
 

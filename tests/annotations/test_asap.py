@@ -55,6 +55,12 @@ def test_real_files_have_their_counts_and_areas(shared, name, counts):
         assert {group: found.count(group) for group in counts} == counts
 
 
+def test_an_order_that_nobody_can_count_to_is_told():
+    shape = annotation("Dot", [(1, 2)]).replace('Order="0"', f'Order="{"9" * 5000}"')
+    with pytest.raises(AnnotationError, match=r"some\.xml: line \d+: an Order of 5000 digits"):
+        parse(shape)
+
+
 def test_every_type():
     square = [(0, 0), (10, 0), (10, 10), (0, 10)]
     marks = parse(

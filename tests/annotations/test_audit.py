@@ -82,6 +82,12 @@ def test_two_classes_in_one_map_cell():
     assert audit_points(points, width=100, height=50, grid=fine) == []
 
 
+def test_two_classes_in_the_margin_around_a_map_share_its_edge():
+    points = points_of((2, 33, 1), (13, 32, 0), (60, 40, 0))
+    grid = CellGrid(3, 6, 10.0, (12.0, 12.0))  # its first column is [12, 22)
+    assert kinds(audit_points(points, width=84, height=54, grid=grid)) == [("contradiction", "error", (0, 1))]
+
+
 def test_a_pair_that_is_close_and_in_one_cell_counts_once():
     points = points_of((17, 17, 1), (17, 17, 0))
     (finding,) = audit_points(points, width=100, height=50, grid=CellGrid.covering(100, 50, 16))

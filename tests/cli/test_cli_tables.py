@@ -133,3 +133,16 @@ def test_points_of_a_manifest_train_a_model(folder, tmp_path):
     assert trained.exit_code == 0, trained.output
     refused = invoke("points", "sample", folder / "masks" / "a.png", "--pairs", 100_000, "-o", tmp_path)
     assert refused.exit_code == 1
+
+
+def test_clicked_points_are_replaced_on_demand_alone(folder, tmp_path):
+    clicked = tmp_path / "points" / "a.geojson"
+    clicked.parent.mkdir()
+    clicked.write_text("[]")
+    words = ("points", "sample", folder / "masks" / "a.png", "-o", tmp_path)
+    refused = invoke(*words)
+    assert refused.exit_code == 1
+    assert "--force to replace it" in " ".join(refused.output.split())
+    assert clicked.read_text() == "[]"
+    assert invoke(*words, "--force").exit_code == 0
+    assert clicked.read_text() != "[]"

@@ -17,7 +17,7 @@ from wsipipe.geometry import CellGrid
 from wsipipe.models.segmentation import restore_model
 from wsipipe.pipeline.cases import Case, read_cases
 from wsipipe.pipeline.crossval import compare, known_methods, method_variants
-from wsipipe.pipeline.crossval_job import predicted, run_job, score_image, table_path
+from wsipipe.pipeline.crossval_job import is_done, predicted, run_job, score_image, table_path
 from wsipipe.pipeline.crossval_plan import HeldOut, Variant, make_plan
 from wsipipe.pipeline.large_maps import Room
 from wsipipe.pipeline.preparation import Reading
@@ -49,6 +49,14 @@ def finished(manifest, tmp_path_factory):
     """An undisturbed comparison."""
     run = tmp_path_factory.mktemp("whole") / "run"
     return run, go(manifest, run)
+
+
+def jobs_of(manifest, run):
+    """Jobs of a comparison as `compare` plans them."""
+    return make_plan(
+        read_cases(manifest), tiny_recipe(), run, method_variants(METHODS), folds=2, out=run.parent,
+        reading=Reading(device="cpu"), force=False, report=silent,
+    ).jobs  # fmt: skip
 
 
 def statuses(result):
@@ -137,6 +145,11 @@ def test_finished_jobs_are_recognised_by_content(finished, manifest):
     mark.write_text(json.dumps(json.loads(content) | {"settings": "others"}))
     assert statuses(go(manifest, run)) == ["skipped"] * 3 + ["done"]
     assert mark.read_text() == content
+    (job,) = [job for job in jobs_of(manifest, run) if job.folder == mark.parent]
+    assert is_done(job)
+    mark.write_text(content[:-9])
+    assert not is_done(job)
+    mark.write_text(content)
 
 
 def test_methods_can_be_added_later(finished, manifest):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,7 @@ def test_cases_need_masks_and_nothing_else(tmp_path):
         ("slide,mask\n", "lists no slides"),
         ("slide,mask\na.png,\n", "line 2 has no mask"),
         ("slide,mask\na.png,masks/a.png\nz.png,masks/a.png\n", "line 3: no such file 'z.png'"),
+        ("slide,mask\n\na.png,masks/a.png\n\nz.png,masks/a.png\n", "line 5: no such file 'z.png'"),
         ("slide,mask\na.png,masks\n", "line 2: 'masks' is a folder"),
         ("slide,mask,mpp\na.png,masks/a.png,fine\n", "line 2: mpp 'fine' is no resolution"),
         ("slide,mask\na.png,masks/a.png\na.png,masks/a.png\n", "two slides share the name 'a'"),
@@ -147,6 +149,71 @@ def test_points_of_a_manifest_are_in_level_0_px_of_the_slides(tmp_path):
     assert points.in_target[:, 0].max() < 80 - 12 + 4
     assert points.out_of_target[:, 0].min() > 80 + 12 - 4
     assert points.xy[:, 1].max() < 120
+
+
+@pytest.mark.parametrize("form", ["geojson", "csv"])
+def test_points_that_somebody_made_are_not_replaced(tmp_path, form):
+    Image.fromarray(half()).save(tmp_path / "a.png")
+    points, made = tmp_path / "points" / f"a.{form}", Drawing(form=form)
+    own = {
+        "csv": "x,y,label\n1,2,Tumor\n",
+        "geojson": '{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {}}]}',
+    }[form]
+
+    def status(drawing):
+        (outcome,) = sample_many([tmp_path / "a.png"], points.parent, drawing)
+        if outcome.status == "failed":
+            assert f"a.{form}: holds other points, or was changed since it was written (choose" in outcome.message
+        return outcome.status
+
+    assert [status(made), status(made)] == ["done", "done"]
+    drawn = points.read_text()
+    points.write_text(own)
+    assert status(made) == "failed"
+    assert points.read_text() == own
+    assert status(replace(made, force=True)) == "done"
+    assert points.read_text() == drawn
+    # One point moved by hand, in a file of ours.
+    first = str(read_points(points).xy[0, 0])
+    points.write_text(drawn.replace(first, "0.25", 1))
+    assert status(made) == "failed"
+
+
+def test_other_points_of_ours_replace_ours(tmp_path):
+    Image.fromarray(half()).save(tmp_path / "a.png")
+    for seed in (0, 1):
+        assert sample_many([tmp_path / "a.png"], tmp_path, Drawing(seed=seed))[0].status == "done"
+
+
+def test_manifests_are_not_replaced_by_their_copies(tmp_path):
+    manifest = write_cases(tmp_path, {"a": "P1", "b": "P2"})
+    with pytest.raises(ConfigError, match=r"cases\.csv: would be replaced by its copy .*choose another --output"):
+        sample_many([manifest], tmp_path, Drawing(force=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "cases.csv", "masks"]
+    copy = tmp_path / "points" / "cases.csv"
+    for _ in range(2):
+        assert {outcome.status for outcome in sample_many([manifest], copy.parent, Drawing())} == {"done"}
+    made = copy.read_text()
+    edited = made.replace("P1", "P9")
+    copy.write_text(edited)
+    with pytest.raises(ConfigError, match=r"points/cases\.csv: is there already and says something else .*--force"):
+        sample_many([manifest], copy.parent, Drawing())
+    assert copy.read_text() == edited
+    sample_many([manifest], copy.parent, Drawing(force=True))
+    assert copy.read_text() == made
+    (tmp_path / "other").mkdir()
+    namesake = write_cases(tmp_path / "other", {"c": "P3"})
+    with pytest.raises(ConfigError, match=r"two manifests are named cases\.csv"):
+        sample_many([manifest, namesake], tmp_path / "new", Drawing())
+
+
+def test_the_split_is_carried_over(tmp_path):
+    manifest = write_cases(tmp_path, {"a": "P1", "b": "P2"})
+    lines = manifest.read_text().splitlines()
+    ends = ("split", "train", "val")
+    manifest.write_text("\n".join(f"{line},{end}" for line, end in zip(lines, ends, strict=True)))
+    sample_many([manifest], tmp_path / "points", Drawing())
+    assert [row.split for row in read_manifest(tmp_path / "points" / "cases.csv")] == ["train", "val"]
 
 
 def test_masks_alone_and_bad_ones(tmp_path):

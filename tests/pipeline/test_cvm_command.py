@@ -14,6 +14,8 @@ import tifffile
 from typer.testing import CliRunner
 
 from slidemaker import write_slide
+from wsipipe.annotations.classes import choose_classes
+from wsipipe.annotations.reading import read_regions
 from wsipipe.config import CvmSettings
 from wsipipe.errors import AnnotationError, ConfigError, StoreError, WsipipeError
 from wsipipe.geometry import CellGrid
@@ -43,9 +45,9 @@ def scene():
     return np.where(valid[..., None], features, 0).astype(np.float16), valid, (left, right)
 
 
-def write_map(path, features, valid, identity="none"):
+def write_map(path, features, valid, identity="none", grid=GRID):
     info = FeatureMapInfo(
-        grid=GRID,
+        grid=grid,
         dim=features.shape[2],
         kind="dense",
         encoder="made",
@@ -97,6 +99,21 @@ def on_raster(cells):
 
 def report_of(outcome):
     return json.loads(outcome.outputs[-1].read_text())
+
+
+def test_points_in_the_margin_of_overlapping_patches_are_used(tmp_path):
+    """Their map begins within the slide; a point before it belongs to its first column, as in training."""
+    features, valid, _ = scene()
+    features[~valid] = (0.3, 1.0, 0.2, 0.6)
+    features[12:25, :12] = (1.0, 0.4, 0.2, 0.1)
+    grid = replace(GRID, origin=(40.0, 40.0))  # two and a half cells
+    stored = write_map(tmp_path / "discs.h5", features, np.ones(GRID.shape, bool), grid=grid)
+    marked = {"Tumor": ((400, 512), (5, 300)), "Stroma": ((3, 600), (1279, 1023))}
+    write_points(tmp_path / "discs.csv", marked)
+    (entry,) = list_maps([stored])
+    out = tmp_path / "out"
+    outcome = segment_stored_map(entry, points=tmp_path / "discs.csv", out=out, options=OPTIONS)
+    assert [told["xy"] for told in report_of(outcome)["cvm"]["in_target"]] == [[400, 512], [5, 300]]
 
 
 # --- what it finds ---------------------------------------------------------------------------------------------------
@@ -190,6 +207,19 @@ def test_no_theta_is_no_distance(project, tmp_path):
         for name in ("none", "euclidean")
     ]
     np.testing.assert_array_equal(*found)
+
+
+def test_what_is_segmented_is_called_by_the_class_of_its_points(project):
+    named = {"Gland" if name == "Tumor" else name: xy for name, xy in MARKED.items()}
+    tumor = go(project)
+    assert "class" not in report_of(tumor)["provenance"], "results of before stay finished"
+    write_points(project[1], named)
+    outcome = go(project, classes=choose_classes(["Gland"]))
+    assert outcome.status == "done", "the same points of another class"
+    assert list(report_of(outcome)["classes"]) == ["Gland"]
+    regions = read_regions(next(path for path in outcome.outputs if path.suffix == ".geojson"))
+    assert {region.class_name for region in regions} == {"Gland"}
+    assert go(project, classes=choose_classes(["Gland"])).status == "skipped"
 
 
 # --- doing it again --------------------------------------------------------------------------------------------------

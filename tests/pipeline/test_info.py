@@ -9,11 +9,14 @@ import pytest
 from PIL import Image
 
 from slidemaker import write_slide
-from wsipipe.errors import ResolutionError, SlideError
+from wsipipe.config import TileSettings, parse_recipe
+from wsipipe.errors import ResolutionError, SlideError, StoreError
 from wsipipe.geometry import Region
 from wsipipe.pipeline import info
+from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.info import describe_slide
-from wsipipe.slides import slide_identity
+from wsipipe.pipeline.tile import tile_slide
+from wsipipe.slides import SlideEntry, slide_identity
 
 
 def test_everything_that_was_understood(slide_path, picture):
@@ -66,6 +69,22 @@ def test_colours_under_a_wrong_photometric_tag(tmp_path, picture):
 def test_objective_power_may_be_missing(tmp_path, picture):
     path = write_slide(tmp_path / "g.tif", picture, vendor="generic")
     assert describe_slide(path)["objective_power"] is None
+
+
+def test_our_own_files_are_told_from_slides(tmp_path, slide_path):
+    entry = SlideEntry("tissue", slide_path)
+    tile_slide(entry, tmp_path, TileSettings(mpp=1.0, patch_size_px=64))
+    recipe = parse_recipe({"tile": {"mpp": 1.0}, "encoder": {"name": "filterbank", "kind": "dense", "stride_px": 8}})
+    (features,) = extract_slide(entry, tmp_path, recipe).outputs
+    told = describe_slide(features)
+    assert json.loads(json.dumps(told)) == told
+    assert (told["holds"], told["slide"], told["encoder"]) == ("feature map of wsipipe", "tissue", "filterbank")
+    assert (told["rows"], told["cols"], told["width"], told["cell_px"]) == (48, 64, 1024, 16.0)
+    tiles = describe_slide(tmp_path / "tiles" / "tissue.h5")
+    assert (tiles["holds"], tiles["patch_size_px"], tiles["slide_mpp"]) == ("tile file of wsipipe", 64, 0.5)
+    features.write_bytes(b"damaged")
+    with pytest.raises(StoreError, match=r"tissue\.h5: is cut off or no HDF5 file"):
+        describe_slide(features)
 
 
 def test_errors_pass_through(tmp_path, slide_path):

@@ -52,6 +52,7 @@ def test_short_manifest_of_a_spreadsheet(folder):
         ("slide,points\nslides/a.svs,\n", "line 2 has no points"),
         ("slide,points\nslides/a.svs,a.geojson,x\n", "line 2 has more cells than the header"),
         ("slide,points\nslides/a.svs,a.geojson\nslides/c.svs,a.geojson\n", "line 3: no such file 'slides/c.svs'"),
+        ("slide,points\n\nslides/a.svs,a.geojson\n\n\nslides/b.svs,\n", "line 6 has no points"),
         ("slide,points\nslides/a.svs,c.geojson\n", "line 2: no such file 'c.geojson'"),
         ("slide,points,mask\nslides/a.svs,a.geojson,c.png\n", "line 2: no such file 'c.png'"),
         ("slide,points,split\nslides/a.svs,a.geojson,training\n", "line 2: unknown split 'training'"),

@@ -196,6 +196,14 @@ def test_the_map_of_the_report_is_looked_for(raster, tmp_path, told, found):
     assert map_beside(raster, "other", {"provenance": told}) is None
 
 
+def test_a_damaged_map_of_another_encoder_is_passed_over(raster, tmp_path):
+    path = write_map(tmp_path, np.zeros((150, 200, 3), np.float16), np.ones((150, 200), bool))
+    other = tmp_path / "features" / "a" / "s.h5"
+    other.parent.mkdir()
+    other.write_bytes(path.read_bytes()[:700])
+    assert map_beside(raster, "s", {"provenance": {"slide": "content", "features": "digest"}}) == path
+
+
 def test_the_command_and_what_it_refuses(raster, tmp_path):
     out = tmp_path / "out"
     result = CliRunner().invoke(app, ["points", "suggest", str(raster.parent), "-o", str(out), "--count", "2"])

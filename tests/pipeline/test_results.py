@@ -166,3 +166,10 @@ def test_without_the_slide_all_but_the_overlay_is_written(written, tmp_path):
     outcome = settled(tmp_path, "s", PROVENANCE, overlay=False)
     assert (outcome.status, outcome.outputs) == ("skipped", result_paths(tmp_path, "s", overlay=False))
     assert all(path.is_file() for path in outcome.outputs)
+
+
+@pytest.mark.parametrize("damaged", ["", '{"type": ', "[]"])
+def test_a_damaged_report_is_work_to_do(written, tmp_path, damaged):
+    assert is_written(tmp_path, "s", PROVENANCE)
+    written[0][".report.json"].write_text(damaged)
+    assert not is_written(tmp_path, "s", PROVENANCE)

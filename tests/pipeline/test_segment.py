@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import tifffile
 
 from slidemaker import write_slide
+from wsipipe.annotations.classes import choose_classes
+from wsipipe.annotations.points import PointSet
 from wsipipe.config import Recipe, parse_recipe
 from wsipipe.errors import AnnotationError, WsipipeError
 from wsipipe.numerics.metrics import dice
-from wsipipe.pipeline.marked_points import check_one_file_each, points_file
+from wsipipe.pipeline.marked_points import check_one_file_each, class_told, points_file, target_class
 from wsipipe.pipeline.segment import feature_recipe, segment_slide
 from wsipipe.slides import list_slides
 
@@ -62,6 +65,25 @@ def test_work_is_recognised_by_points_and_settings(project):
     assert run() == "done"
     report = json.loads((out / "masks" / "disc.report.json").read_text())
     assert len(report["provenance"]["points"]) == 9
+
+
+@pytest.mark.parametrize(
+    ("names", "target"),
+    [(["Tumor", "Tumor"], "Tumor"), (["Gland"], "Gland"), (["Gland", "Duct"], "Tumor"), (["1"], "Tumor")],
+)
+def test_the_target_has_the_name_of_its_points_where_they_have_one(names, target):
+    label = np.array([*(1 for _ in names), 0], np.int64)
+    points = PointSet(np.zeros((len(label), 2)), label, (*names, "Stroma"))
+    assert target_class(points) == target
+    assert class_told(points) == ({} if target == "Tumor" else {"class": target})
+
+
+def test_the_marked_region_bears_the_name_of_its_points(project):
+    entry, points, out = project
+    points.write_text(points.read_text().replace("Tumor", "Gland"))
+    go = partial(segment_slide, entry, points=points, out=out, recipe=RECIPE, classes=choose_classes(["Gland"]))
+    assert list(json.loads(go().outputs[-1].read_text())["classes"]) == ["Gland"]
+    assert go().status == "skipped"
 
 
 def test_points_of_a_folder_are_found_by_name(project, tmp_path):

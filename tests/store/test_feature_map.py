@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from wsipipe.errors import GeometryError, NumericsError, StoreError
 from wsipipe.geometry import CellGrid
+from wsipipe.store.feature_journal import Journal
 from wsipipe.store.feature_map import FeatureMap, FeatureMapInfo, FeatureMapWriter, chunk_side, is_finished
 
 ALL = slice(None)
@@ -191,6 +192,34 @@ def test_damage_inside_a_journal_is_noticed(tmp_path: Path) -> None:
         (tmp_path / "m.h5.partial").write_bytes(damaged)
         write(tmp_path / "m.h5", info, 8)
         assert_content(tmp_path / "m.h5", info)
+
+
+def test_a_block_damaged_before_the_map_is_assembled_is_told_and_made_again(tmp_path: Path) -> None:
+    info = an_info()
+    values, valid = content(info)
+    journal = tmp_path / "m.h5.partial"
+    with FeatureMapWriter.open(tmp_path / "m.h5", info, block=8) as writer:
+        for i, j in writer.blocks:
+            window = writer.block_slices(i, j)
+            writer.write_block(i, j, values[window], valid[window])
+        with journal.open("r+b") as file:
+            file.seek(-9, os.SEEK_END)
+            file.write(b"\0" * 9)
+        with pytest.raises(StoreError, match=r"\.partial: the journal is damaged at block \(3, 2\) \(run it again"):
+            writer.finish()
+    assert names(tmp_path) == ["m.h5.partial"]
+    write(tmp_path / "m.h5", info, 8)
+    assert_content(tmp_path / "m.h5", info)
+
+
+def test_what_is_done_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Per block, it would cost the square of their number."""
+    asked = []
+    whole = Journal.done.fget
+    monkeypatch.setattr(Journal, "done", property(lambda self: asked.append(1) or whole(self)))  # type: ignore[misc]
+    with FeatureMapWriter.open(tmp_path / "m.h5", an_info(), block=8) as writer:
+        assert len(list(writer.blocks)) == 12
+    assert len(asked) == 1
 
 
 WRITE_SLOWLY = """

@@ -67,6 +67,17 @@ def test_locks_that_may_live_are_respected(tmp_path: Path, content: str) -> None
     assert (tmp_path / "m.h5.lock").read_text() == content
 
 
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="namespaces need /proc")
+def test_a_holder_in_another_namespace_of_process_ids_may_live(tmp_path: Path) -> None:
+    """Containers on the host's network share its name, but not its process ids."""
+    holder = {"host": socket.gethostname(), "pid": dead_pid(), "started": "x", "pid_ns": "pid:[1]"}
+    (tmp_path / "m.h5.lock").write_text(json.dumps(holder))
+    with pytest.raises(StoreError, match="is being written by"):
+        FileLock(tmp_path / "m.h5").acquire()
+    (tmp_path / "m.h5.lock").write_text(json.dumps(holder | {"pid_ns": str(Path("/proc/self/ns/pid").readlink())}))
+    FileLock(tmp_path / "m.h5").acquire()
+
+
 def test_a_lock_that_is_no_longer_ours_is_left_alone(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / "m.h5")
     lock.acquire()

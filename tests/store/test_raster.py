@@ -24,6 +24,7 @@ from wsipipe.store.raster import (
     RasterInfo,
     as_mask,
     iter_bands,
+    own_raster_info,
     raster_info,
     read_raster,
     write_pyramid,
@@ -284,6 +285,39 @@ def test_what_is_no_raster_of_ours_is_told(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "m.tif", blobs(64, 64), tile=(32, 32), description=newer, metadata=None)
     with pytest.raises(StoreError, match="has version 9, this program reads 1"):
         raster_info(tmp_path / "m.tif")
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "<StructuredAnnotations/>",
+        "<StructuredAnnotations>text</StructuredAnnotations>",
+        "<StructuredAnnotations><MapAnnotation><Value/></MapAnnotation></StructuredAnnotations>",
+        "<StructuredAnnotations><MapAnnotation><Value><M K='a'>1</M><M K='b'>2</M></Value></MapAnnotation>"
+        "<MapAnnotation><Value><M K='c'>3</M></Value></MapAnnotation></StructuredAnnotations>",
+        "<StructuredAnnotations><MapAnnotation><Value><M K='a'>1</M></Value></MapAnnotation></StructuredAnnotations>",
+        "<broken>",
+    ],
+)
+def test_whatever_others_write_into_their_ome_xml_is_none_of_ours(tmp_path: Path, inside: str) -> None:
+    path = tmp_path / "m.ome.tif"
+    tifffile.imwrite(path, blobs(64, 64), tile=(32, 32), description=f"<OME>{inside}</OME>", metadata=None)
+    assert own_raster_info(path) is None
+    with pytest.raises(StoreError, match=r"m\.ome\.tif: is no raster of ours"):
+        raster_info(path)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    ["null", "4", "[]", "{}", '{"origin": null}', '{"origin": [0, 0], "rows": "9", "cols": 9, "cell_px": 1}',
+     '{"origin": [0, 0], "rows": 0, "cols": 9, "cell_px": 1}', '{"origin": [0, 0], "other": 1}'],
+)  # fmt: skip
+def test_a_damaged_grid_is_told(tmp_path: Path, grid: str) -> None:
+    path = tmp_path / "m.tif"
+    description = f'{{"type": "wsipipe.raster", "version": 1, "mpp": 1, "grid": {grid}}}'
+    tifffile.imwrite(path, blobs(64, 64), tile=(32, 32), description=description, metadata=None)
+    with pytest.raises(StoreError, match=r"m\.tif: is damaged or no TIFF"):
+        raster_info(path)
 
 
 @pytest.mark.parametrize(

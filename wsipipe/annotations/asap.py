@@ -7,12 +7,15 @@ between its points, and so does this reader.
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from wsipipe.annotations.layers import DrawnShape, ShapeKind, layer_marks, vertices
 from wsipipe.annotations.marks import Marks, merged
 from wsipipe.annotations.xmltree import XmlNode
 from wsipipe.errors import AnnotationError
+
+_LONGEST_ORDER = 20  # digits
 
 
 def parse_asap(root: XmlNode, *, path: Path) -> Marks:
@@ -57,13 +60,17 @@ def _shape(node: XmlNode, path: Path) -> DrawnShape:
     if name not in kinds:
         raise AnnotationError(f"line {node.line}: unknown type of annotation {name!r}", path=path)
     found = [item for holder in node.every("Coordinates") for item in holder.every("Coordinate")]
-    ordered = sorted(found, key=_order)
+    ordered = sorted(found, key=partial(_order, path=path))
     return DrawnShape(kinds[name], vertices(ordered, path=path), name=name.lower())
 
 
-def _order(node: XmlNode) -> int:
+def _order(node: XmlNode, *, path: Path) -> int:
     text = node.get("Order")
-    return int(text) if text.isdecimal() else 0
+    if not text.isdecimal():
+        return 0
+    if len(text) > _LONGEST_ORDER:
+        raise AnnotationError(f"line {node.line}: an Order of {len(text)} digits is none", path=path)
+    return int(text)
 
 
 def _class_name(node: XmlNode) -> str | None:

@@ -298,7 +298,7 @@ def _contradictions(points: PointSet, min_distance_px: float, grid: CellGrid | N
         if len(inside) and len(outside):
             pairs += _close_pairs(points, inside, outside, min_distance_px)
             if grid is not None:
-                pairs += _same_cell(grid.cells_of(points.xy), inside, outside)
+                pairs += _same_cell(grid.nearest_cells(points.xy), inside, outside)
     if not pairs:
         return None
     kind, other = ("in-target points", "an out-of-target point")

@@ -10,9 +10,8 @@ from wsipipe.errors import ConfigError, StoreError
 from wsipipe.pipeline.manifest import listed_file, listed_mpp, refuse_namesakes
 from wsipipe.slides import SlideEntry
 from wsipipe.slides.listing import slide_key
-from wsipipe.store.tables import read_csv
+from wsipipe.store.tables import read_csv_lines
 
-# `split` is read over: folds take its place.
 _COLUMNS = ("slide", "mask", "patient", "points", "mpp", "split")
 
 
@@ -32,6 +31,8 @@ class Case:
         Points of the manifest; None where they are to be drawn from the mask.
     mpp : float or None
         um per level-0 px, for slides that do not say it themselves.
+    split : str
+        What the manifest says there; "" where nothing. Comparisons read it over: folds take its place.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Case:
     patient: str
     points: Path | None = None
     mpp: float | None = None
+    split: str = ""
 
     def entry(self, slide_mpp: float | None) -> SlideEntry:
         """Give the slide; `slide_mpp` (um per px) holds where the manifest has no resolution."""
@@ -65,22 +67,21 @@ def read_cases(path: Path) -> tuple[Case, ...]:
         The file cannot be read, lacks the column slide or mask or has an unknown one, a row has no mask or names a
         file that is not there, only some rows have points, or two slides share a stem; the line is named.
     """
-    rows = _rows(path)
-    cases = tuple(_case(row, path=path, line=line) for line, row in enumerate(rows, start=2))
+    cases = tuple(_case(row, path=path, line=line) for line, row in _rows(path))
     if not cases:
         raise ConfigError("lists no slides", path=path, remedy="add a line per slide below the header")
     _check(cases, path)
     return cases
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     header = f"its header is slide,mask[,{','.join(_COLUMNS[2:])}]"
     try:
-        found = read_csv(path)
+        found = read_csv_lines(path)
     except StoreError as error:
         raise ConfigError(error.problem, path=path, remedy=error.remedy or "check the manifest's path") from error
-    rows = [{name.strip(): value.strip() for name, value in row.items()} for row in found]
-    names = list(rows[0]) if rows else []
+    rows = [(line, {name.strip(): value.strip() for name, value in row.items()}) for line, row in found]
+    names = list(rows[0][1]) if rows else []
     if rows and (missing := [name for name in ("slide", "mask") if name not in names]):
         problem = f"lacks the column {missing[0]!r}, has {', '.join(names)}"
         raise ConfigError(problem, path=path, remedy=f"methods are compared with reference masks; {header}")
@@ -98,9 +99,8 @@ def _case(row: Mapping[str, str], *, path: Path, line: int) -> Case:
     mask, points = (_file(row.get(name, ""), path=path, line=line) for name in ("mask", "points"))
     key = slide_key(slide)
     assert mask is not None  # a row without one is refused above
-    return Case(
-        key, slide, mask, row.get("patient") or key, points, listed_mpp(row.get("mpp", ""), path=path, line=line)
-    )
+    mpp = listed_mpp(row.get("mpp", ""), path=path, line=line)
+    return Case(key, slide, mask, row.get("patient") or key, points, mpp, row.get("split", ""))
 
 
 def _file(name: str, *, path: Path, line: int) -> Path | None:

@@ -69,8 +69,10 @@ def probability_picture(job: Job, key: str) -> Path:
 
 def is_done(job: Job) -> bool:
     """Whether the scores of a job are there and come from the same settings, images, masks and points."""
-    mark = _mark(job)
-    return mark.is_file() and table_path(job).is_file() and read_json(mark) == dict(job.identity)
+    try:
+        return table_path(job).is_file() and read_json(_mark(job)) == dict(job.identity)
+    except StoreError:  # there is no mark, or it is damaged
+        return False
 
 
 def run_job(job: Job, report: Report) -> JobOutcome:

@@ -25,6 +25,7 @@ from wsipipe.annotations.points import IN_TARGET, PointSet
 from wsipipe.annotations.reading import read_points
 from wsipipe.config import CvmSettings
 from wsipipe.errors import AnnotationError, ConfigError, StoreError
+from wsipipe.geometry import CellGrid
 from wsipipe.numerics.solvers.differences import Neighbourhood
 from wsipipe.numerics.solvers.problem import Solution
 from wsipipe.numerics.solvers.tasks import SolverSettings
@@ -32,7 +33,7 @@ from wsipipe.numerics.streamed_contrast import read_prototypes, stream_contrast
 from wsipipe.numerics.tissue import Tissue
 from wsipipe.numerics.variational import selective_force
 from wsipipe.pipeline.large_maps import Room, solve_map
-from wsipipe.pipeline.marked_points import points_file, points_told, usable_points
+from wsipipe.pipeline.marked_points import class_told, points_file, points_told, target_class, usable_points
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.results import Segmentation, UnseenSlide, bounds_offset, in_bands, settle, settled
 from wsipipe.progress import Progress, Report, silent
@@ -192,13 +193,15 @@ def segment_stored_map(
             "slide": info.slide_identity,
             "mpp": info.slide_mpp,
             "offset": list(offset),
+            **class_told(marked),
         }
         seen = not isinstance(subject, UnseenSlide)
         if not force and (outcome := settled(folder, entry.key, provenance, overlay=seen)):
             return outcome
         room = Room(folder, entry.key, scheduler=scheduler, report=report)
         u, told = _segment(features, valid, marked, options, device=device, room=room)
-        segmentation = Segmentation(info.grid, in_bands(u, valid), Tissue(valid, info.grid), offset=offset)
+        bands, tissue = in_bands(u, valid), Tissue(valid, info.grid)
+        segmentation = Segmentation(info.grid, bands, tissue, class_name=target_class(marked), offset=offset)
         details = {"cvm": options.told() | told}
         return settle(folder, entry.key, subject, segmentation, provenance=provenance, details=details)
 
@@ -232,8 +235,18 @@ def _points(
     read = read_points(points_file(points, info.slide), classes=classes, offset=offset, slide=info.slide)
     others = [file.stem for file in features.path.parent.glob("*.h5")]
     return usable_points(
-        read, info.slide, size=info.slide_size, tissue=Tissue(valid, info.grid), grid=info.grid, other_keys=others
+        read, info.slide, size=info.slide_size, tissue=_whole_tissue(valid, info), grid=info.grid, other_keys=others
     )
+
+
+def _whole_tissue(valid: Bools, info: FeatureMapInfo) -> Tissue:
+    """Take valid cells for tissue of the whole slide; the margin around overlapping patches is as their map's edge."""
+    side, corner = info.grid.cell_px, np.array(info.grid.origin[::-1])
+    before = np.maximum(np.ceil(corner / side), 0).astype(int)
+    after = np.maximum(np.ceil((np.array(info.slide_size[::-1]) - corner) / side).astype(int) - valid.shape, 0)
+    mask = np.pad(valid, np.column_stack([before, after]), mode="edge")
+    (rows, cols), (top, left) = mask.shape, (corner - before * side).tolist()
+    return Tissue(mask, CellGrid(rows, cols, side, (left, top)))
 
 
 def _segment(
@@ -249,7 +262,7 @@ def _segment(
     item, report = room.key, room.report
     marked, vectors = _with_features(features, marked, options.model.prototype, item)
     inside = marked.label == IN_TARGET
-    cells = features.grid.cells_of(marked.in_target)
+    cells = features.grid.nearest_cells(marked.in_target)
     maps = stream_contrast(features.read, valid, vectors[inside], vectors[~inside], eta=options.model.eta)
     mean, found, total = np.zeros(valid.shape, np.float32), [], len(cells)
     how = _settings(options, _torch_device(device, valid.size * total, options.scheme))
@@ -289,7 +302,7 @@ def _torch_device(device: str, cells: int, scheme: Scheme) -> str | None:
 
 def _with_features(features: FeatureMap, marked: PointSet, side: int, item: str) -> tuple[PointSet, Floats]:
     """Points that lie on features, and their prototypes; the others are left out, with a warning."""
-    cells = features.grid.cells_of(marked.xy)
+    cells = features.grid.nearest_cells(marked.xy)
     vectors = read_prototypes(features.read, features.grid.shape, cells, side=side)
     on = np.asarray(vectors.any(axis=1))
     kept = marked.subset(on)

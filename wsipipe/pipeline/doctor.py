@@ -103,7 +103,10 @@ def _weights() -> Iterator[Finding]:
 
 
 def _disk(output: Path) -> Iterator[Finding]:
-    folder = next(parent for parent in (output, *output.absolute().parents) if parent.is_dir())
+    folder = next(parent for parent in (output, *output.absolute().parents) if parent.exists())
+    if not folder.is_dir():
+        yield Finding("bad", "disk", f"{folder} is a file, not a folder (choose another --output)")
+        return
     free_gb = shutil.disk_usage(folder).free / 1e9
     if not os.access(folder, os.W_OK):
         yield Finding("bad", "disk", f"{folder} cannot be written (choose another --output)")

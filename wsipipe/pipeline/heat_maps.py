@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsipipe.annotations.masks import read_mask
-from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET
+from wsipipe.annotations.points import IN_TARGET, OUT_OF_TARGET, PointSet
 from wsipipe.annotations.reading import read_points
 from wsipipe.pipeline.crossval_job import probability_picture
 from wsipipe.pipeline.crossval_plan import HeldOut, Job, Plan
 from wsipipe.pipeline.curves import rendered
+from wsipipe.pipeline.preparation import Reading
+from wsipipe.pipeline.results import bounds_offset
+from wsipipe.pipeline.sources import opened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,6 +54,7 @@ def draw_heat_maps(plan: Plan, done: Sequence[Job], variants: Sequence[str]) -> 
     grid = figure.subplots(len(chosen), len(columns) + 2, squeeze=False, gridspec_kw={"height_ratios": heights})
     for row, image in zip(grid, chosen, strict=True):
         _draw_row(row, image, jobs, columns)
+        _draw_points(row[0], _points_of(image, done[0].reading))
     for axes, title in zip(grid[0], ("image and points", "truth", *columns), strict=True):
         axes.set_title(title, fontsize=9)
     return rendered(figure)
@@ -84,7 +88,6 @@ def _draw_row(row: Sequence[Axes], image: HeldOut, jobs: Mapping[tuple[int, str]
     picture = image.source.picture(slice(0, grid.rows), slice(0, grid.cols), long_side_px=_PICTURE_PX)
     row[0].imshow(picture, extent=extent)
     row[0].set_ylabel(image.case.key, fontsize=7)
-    _draw_points(row[0], image)
     row[1].imshow(_thinned(read_mask(image.case.mask)), extent=(0.0, width, height, 0.0), cmap="gray", vmin=0, vmax=1)
     for axes, name in zip(row[2:], columns, strict=True):
         job = jobs.get((image.fold, name))
@@ -98,9 +101,17 @@ def _thinned(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask[::step, ::step]
 
 
-def _draw_points(axes: Axes, image: HeldOut) -> None:
+def _points_of(image: HeldOut, reading: Reading) -> PointSet:
+    """Points as training reads them: of the run's classes, and from the corner that QuPath counts from."""
+    offset = (0.0, 0.0)
+    if reading.crop:
+        with opened(image.source.entry, reader=reading.reader) as slide:
+            offset = bounds_offset(slide)
+    return read_points(image.points, classes=reading.classes, offset=offset, slide=image.case.key)
+
+
+def _draw_points(axes: Axes, points: PointSet) -> None:
     """Rings, so that what was clicked stays visible: red in target, blue out of it."""
-    points = read_points(image.points, slide=image.case.key)
     for label, color in _COLORS.items():
         x, y = points.xy[points.label == label].T
         axes.scatter(x, y, s=26, facecolors="none", edgecolors="white", linewidths=2.2)

@@ -8,6 +8,7 @@ from pathlib import Path
 from wsipipe.config import TissueSettings
 from wsipipe.errors import TissueError
 from wsipipe.geometry import Region
+from wsipipe.pipeline.stored_maps import describe_stored, is_stored_map
 from wsipipe.pipeline.tissue import find_tissue
 from wsipipe.slides import SlideReader, open_slide, slide_files, slide_identity
 
@@ -37,7 +38,8 @@ def describe_slide(path: str | Path, *, mpp: float | None = None, reader: str = 
         In this order: file; bytes; vendor; reader; width, height (level-0 px); levels (list of width, height,
         downsample, mpp, reader); mpp (um per level-0 px or None); mpp_source; objective_power (None where not told);
         bounds (x, y, width, height of the scanned area in level-0 px); identity; tissue_fraction (of the whole slide)
-        and tissue_mm2, None where they cannot be told; notes (list of str). Holds only JSON types.
+        and tissue_mm2, None where they cannot be told; notes (list of str). Holds only JSON types. Of a feature map or
+        tile file of ours (.h5), see `describe_stored`.
 
     Raises
     ------
@@ -45,8 +47,12 @@ def describe_slide(path: str | Path, *, mpp: float | None = None, reader: str = 
         The slide cannot be opened or read.
     ResolutionError
         `mpp` is absurd; that the slide has none is a note, not an error.
+    StoreError
+        A file of ours is damaged.
     """
     path = Path(path)
+    if is_stored_map(path):
+        return describe_stored(path)
     with open_slide(path, mpp=mpp, reader=reader) as slide:
         tissue, notes = _tissue(slide)
         return {

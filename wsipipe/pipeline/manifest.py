@@ -68,8 +68,7 @@ def read_manifest(path: Path) -> tuple[ManifestRow, ...]:
         The file cannot be read or lacks a column, a row lacks a value, names a file that is not there, an unknown
         split or an impossible mpp, two slides share a stem, or only some rows have a split; the line is named.
     """
-    records = _read_csv(path)
-    rows = tuple(_row(record, path=path, line=line) for line, record in enumerate(records, start=2))
+    rows = tuple(_row(record, path=path, line=line) for line, record in _read_csv(path))
     if not rows:
         raise ConfigError("lists no slides", path=path, remedy="add a line per slide below the header")
     refuse_namesakes(((row.key, row.slide) for row in rows), path)
@@ -77,7 +76,8 @@ def read_manifest(path: Path) -> tuple[ManifestRow, ...]:
     return rows
 
 
-def _read_csv(path: Path) -> Sequence[Mapping[str, str]]:
+def _read_csv(path: Path) -> Sequence[tuple[int, Mapping[str, str]]]:
+    """Rows with the lines that they end on: blank ones are not rows."""
     try:
         # utf-8-sig: spreadsheet programs put a byte order mark in front.
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -85,7 +85,7 @@ def _read_csv(path: Path) -> Sequence[Mapping[str, str]]:
             columns = [name.strip() for name in reader.fieldnames or ()]
             _check_columns(columns, path)
             reader.fieldnames = columns
-            return [_stripped(record, path, reader.line_num) for record in reader]
+            return [(reader.line_num, _stripped(record, path, reader.line_num)) for record in reader]
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", path=path, remedy="check the manifest's path") from error
     except (UnicodeDecodeError, csv.Error) as error:

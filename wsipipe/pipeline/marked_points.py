@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wsipipe.annotations.audit import audit_points, audit_source, audit_tissue, refuse, without_duplicates
-from wsipipe.annotations.points import PointSet
+from wsipipe.annotations.points import IN_TARGET, PointSet
 from wsipipe.annotations.reading import read_marks
 from wsipipe.errors import AnnotationError
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.tissue import Tissue
 
+DEFAULT_TARGET = "Tumor"
 _POINT_SUFFIXES = (".geojson", ".geojson.gz", ".json", ".xml", ".annotations", ".csv")
 
 
@@ -91,6 +92,19 @@ def usable_points(
     for finding in findings:
         warnings.warn(f"{key}: {finding.message}", UserWarning, stacklevel=2)
     return without_duplicates(points)
+
+
+def target_class(points: PointSet) -> str:
+    """Name of what is segmented: the class of the in-target points where they have one, "Tumor" where several."""
+    names = {name for name, label in zip(points.class_names, points.label.tolist(), strict=True) if label == IN_TARGET}
+    # Tables say "1" for in target, which is no name.
+    return name if len(names) == 1 and (name := names.pop().strip()) != "1" else DEFAULT_TARGET
+
+
+def class_told(points: PointSet) -> dict[str, str]:
+    """Name of the target for a report's provenance; none for "Tumor", which every report without it means."""
+    name = target_class(points)
+    return {} if name == DEFAULT_TARGET else {"class": name}
 
 
 def points_told(points: PointSet) -> list[list[float]]:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from wsipipe.annotations.classes import class_color
 from wsipipe.annotations.points import PointSet
 from wsipipe.annotations.sampling import sample_points
-from wsipipe.store.tables import write_csv, write_json
+from wsipipe.errors import StoreError
+from wsipipe.store.tables import read_csv, read_json, write_csv, write_json
 
 DEFAULT_PAIRS = 3
 """Pairs of points per image of the paper's Camelyon-16 experiments (section 5.2)."""
@@ -95,13 +96,62 @@ def write_points(path: Path, points: PointSet, *, slide: str, offset: tuple[floa
         The file cannot be written.
     """
     if path.suffix == ".csv":
-        named = zip(points.xy.tolist(), points.class_names, strict=True)
-        write_csv(path, [{"x": x, "y": y, "label": name, "slide": slide} for (x, y), name in named])
+        write_csv(path, _table(points, slide))
         return
     frame = {"frame": "bounds" if offset != (0.0, 0.0) else "level-0", "offset_px": list(offset), "slide": slide}
     features = [_feature(points, name, offset) for name in dict.fromkeys(points.class_names)]
     top = {"type": FILE_TYPE, "version": FILE_VERSION} | frame
     write_json(path, {"type": "FeatureCollection", "wsipipe": top, "features": features})
+
+
+def refuse_others(path: Path, points: PointSet, *, slide: str) -> None:
+    """Refuse to replace a file of points that `write_points` did not write, or that was changed since.
+
+    Parameters
+    ----------
+    path : Path
+        File to be written; need not exist.
+    points, slide
+        What it is to hold. A table bears no mark of ours: one that holds just this may be written again.
+
+    Raises
+    ------
+    StoreError
+        The file is somebody's own.
+    """
+    if path.exists() and not (_holds(path, points, slide) if path.suffix == ".csv" else _is_ours(path)):
+        remedy = "choose another --output, or --force to replace it"
+        raise StoreError("holds other points, or was changed since it was written", path=path, remedy=remedy)
+
+
+def _holds(path: Path, points: PointSet, slide: str) -> bool:
+    wanted = [{name: str(value) for name, value in row.items()} for row in _table(points, slide)]
+    try:
+        return read_csv(path) == wanted
+    except StoreError:
+        return False
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a GeoJSON bears our mark and ids that fit its content; programs that save it anew keep neither."""
+    try:
+        told = read_json(path)
+        ours: bool = told["wsipipe"]["type"] == FILE_TYPE and all(
+            feature["id"] == _id(feature["geometry"]["coordinates"], feature["properties"])
+            for feature in told["features"]
+        )
+    except (StoreError, LookupError, TypeError):
+        return False
+    return ours
+
+
+def _table(points: PointSet, slide: str) -> list[dict[str, object]]:
+    named = zip(points.xy.tolist(), points.class_names, strict=True)
+    return [{"x": x, "y": y, "label": name, "slide": slide} for (x, y), name in named]
+
+
+def _id(xy: object, properties: object) -> str:
+    return str(uuid.uuid5(_NAMESPACE, json.dumps([xy, properties], sort_keys=True)))
 
 
 def _feature(points: PointSet, name: str, offset: tuple[float, float]) -> dict[str, object]:
@@ -113,10 +163,9 @@ def _feature(points: PointSet, name: str, offset: tuple[float, float]) -> dict[s
         "classification": {"name": name, "color": list(class_color(name))},
         "measurements": {},
     }
-    content = json.dumps([xy, properties], sort_keys=True)
     return {
         "type": "Feature",
-        "id": str(uuid.uuid5(_NAMESPACE, content)),
+        "id": _id(xy, properties),
         "geometry": {"type": "MultiPoint", "coordinates": xy},
         "properties": properties,
     }

@@ -46,7 +46,7 @@ def predict_points(
     Returns
     -------
     (n,) float64 array
-        NaN where a point lies on no cell that counts.
+        NaN where a point lies on no cell that counts, or off the slide.
 
     Raises
     ------
@@ -67,8 +67,8 @@ def predict_points(
         if isinstance(source, FeatureMap):
             check_fits(checkpoint, source.info)
         network = restore_model(checkpoint, device=str(pick_device(device)))
-        cells = source.grid.cells_of(xy)
-        cells[~source.grid.contains(cells)] = -1
+        cells = source.grid.nearest_cells(xy)
+        cells[((xy < 0) | (xy >= slide.dimensions)).any(axis=1)] = -1
         found, start = np.full(len(xy), np.nan), 0
         room = Room(out / "audit", entry.key)
         heat = calibration_of(checkpoint, path=model).temperature

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from wsipipe.annotations.masks import read_mask
-from wsipipe.errors import AnnotationError, ConfigError, WsipipeError
+from wsipipe.errors import AnnotationError, ConfigError, StoreError, WsipipeError
 from wsipipe.pipeline.cases import Case, read_cases
 from wsipipe.pipeline.evaluation_pairs import file_key
 from wsipipe.pipeline.outcome import SlideOutcome
-from wsipipe.pipeline.point_files import DEFAULT_MARGIN, DEFAULT_PAIRS, draw_points, write_points
+from wsipipe.pipeline.point_files import DEFAULT_MARGIN, DEFAULT_PAIRS, draw_points, refuse_others, write_points
 from wsipipe.pipeline.results import bounds_offset
 from wsipipe.slides import open_slide
 from wsipipe.store.raster import own_raster_info
-from wsipipe.store.tables import write_csv
+from wsipipe.store.tables import read_csv, write_csv
+
+_COLUMNS = ("slide", "points", "mask", "patient", "mpp")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Drawing:
         Level-0 px per pixel of a mask that is given without its slide.
     reader : str
         Slide library.
+    force : bool
+        Replace files of points and manifests, whoever made them.
     """
 
     pairs: int = DEFAULT_PAIRS
@@ -46,6 +50,7 @@ class Drawing:
     crop: bool = True
     downsample: float = 1.0
     reader: str = "auto"
+    force: bool = False
 
 
 def sample_many(inputs: Sequence[Path], folder: Path, drawing: Drawing) -> list[SlideOutcome]:
@@ -68,7 +73,7 @@ def sample_many(inputs: Sequence[Path], folder: Path, drawing: Drawing) -> list[
     Raises
     ------
     ConfigError
-        A manifest cannot be used, or two slides have one name.
+        A manifest cannot be used, two slides or manifests have one name, or a copy would replace a manifest.
     StoreError
         A manifest cannot be written.
     """
@@ -76,10 +81,13 @@ def sample_many(inputs: Sequence[Path], folder: Path, drawing: Drawing) -> list[
     named = [case.key for cases in manifests.values() for case in cases]
     masks = [path for path in inputs if path not in manifests]
     _check_keys([*named, *map(file_key, masks)])
+    _check_copies(manifests, folder, drawing)
     outcomes: list[SlideOutcome] = []
     for path, cases in manifests.items():
         own = [_guarded(case, folder, drawing) for case in cases]
-        _write_manifest(folder / path.name, cases, own)
+        # Without the slides that got no points.
+        drawn = [case for case, outcome in zip(cases, own, strict=True) if outcome.status == "done"]
+        write_csv(folder / path.name, _rows(drawn, drawing), columns=_COLUMNS)
         outcomes += own
     return [*outcomes, *(_guarded(path, folder, drawing) for path in masks)]
 
@@ -90,6 +98,33 @@ def _check_keys(keys: Iterable[str]) -> None:
         if key in seen:
             raise ConfigError(f"two masks are named {key!r}", remedy="rename one; points are named after their slide")
         seen.add(key)
+
+
+def _check_copies(manifests: Mapping[Path, Sequence[Case]], folder: Path, drawing: Drawing) -> None:
+    """Refuse, before anything is drawn, copies of manifests that would replace what somebody made."""
+    remedy = "choose another --output"
+    names: set[str] = set()
+    for path, cases in manifests.items():
+        copy = folder / path.name
+        if path.name in names:
+            raise ConfigError(f"two manifests are named {path.name}", path=path, remedy="rename one")
+        names.add(path.name)
+        if not copy.exists():
+            continue
+        if copy.samefile(path):
+            raise ConfigError("would be replaced by its copy with points", path=path, remedy=remedy)
+        if not drawing.force and not _is_copy(copy, _rows(cases, drawing)):
+            problem = "is there already and says something else than the copy with points would"
+            raise ConfigError(problem, path=copy, remedy=f"{remedy}, or --force to replace it")
+
+
+def _is_copy(path: Path, rows: Sequence[Mapping[str, object]]) -> bool:
+    """Whether a manifest holds nothing that these rows do not; slides without points were left out of it."""
+    ours = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
+    try:
+        return all(row in ours for row in read_csv(path))
+    except StoreError:
+        return False
 
 
 def _guarded(source: Case | Path, folder: Path, drawing: Drawing) -> SlideOutcome:
@@ -163,21 +198,24 @@ def _sampled(
         remedy = "ask for fewer pairs or a smaller margin, or leave this image out"
         raise AnnotationError(error.problem, path=mask, remedy=remedy) from error
     path = folder / f"{key}.{drawing.form}"
-    write_points(path, replace(drawn, xy=drawn.xy * scale), slide=key, offset=offset)
+    placed = replace(drawn, xy=drawn.xy * scale)
+    if not drawing.force:
+        refuse_others(path, placed, slide=key)
+    write_points(path, placed, slide=key, offset=offset)
     return SlideOutcome(key, "done", f"{drawing.pairs} pairs", (path,))
 
 
-def _write_manifest(path: Path, cases: Sequence[Case], outcomes: Sequence[SlideOutcome]) -> None:
-    """Write the manifest with points, ready for `train` and `crossval`; without the slides that got none."""
-    rows = [
+def _rows(cases: Sequence[Case], drawing: Drawing) -> list[dict[str, object]]:
+    """Rows of a manifest with points, ready for `train` and `crossval`; with the column `split` where there was one."""
+    split = any(case.split for case in cases)
+    return [
         {
             "slide": str(case.slide.absolute()),
-            "points": outcome.outputs[0].name,
+            "points": f"{case.key}.{drawing.form}",
             "mask": str(case.mask.absolute()),
             "patient": case.patient,
             "mpp": case.mpp,
+            **({"split": case.split} if split else {}),
         }
-        for case, outcome in zip(cases, outcomes, strict=True)
-        if outcome.status == "done"
+        for case in cases
     ]
-    write_csv(path, rows, columns=("slide", "points", "mask", "patient", "mpp"))

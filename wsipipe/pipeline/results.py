@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from wsipipe._version import __version__
 from wsipipe.annotations.classes import TissueClass
 from wsipipe.annotations.shapes import OutlinedRegion
+from wsipipe.errors import StoreError
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.regrid import Band, raster_grid, regrid_bands, sample_nearest
 from wsipipe.numerics.tissue import Tissue
@@ -138,11 +139,14 @@ def in_bands(values: NDArray[np.float32], valid: NDArray[np.bool_], *, rows: int
 
 
 def is_written(folder: Path, key: str, provenance: Mapping[str, object], *, overlay: bool = True) -> bool:
-    """Whether all files of a slide are there and come from the same settings and content."""
+    """Whether all files of a slide are there, whole, and come from the same settings and content."""
     paths = result_paths(folder, key, overlay=overlay)
     if not all(path.is_file() for path in paths):
         return False
-    report = read_json(paths[-1])
+    try:
+        report = read_json(paths[-1])
+    except StoreError:  # damaged: it is made again
+        return False
     return report.get("type") == _FORMAT and report.get("provenance") == dict(provenance)
 
 

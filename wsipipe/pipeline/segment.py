@@ -19,7 +19,7 @@ from wsipipe.numerics.solvers.tasks import SolverSettings
 from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.feature_plan import map_grid
 from wsipipe.pipeline.large_maps import Room, solve_map
-from wsipipe.pipeline.marked_points import points_file, points_told, usable_points
+from wsipipe.pipeline.marked_points import class_told, points_file, points_told, target_class, usable_points
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.results import Segmentation, bounds_offset, in_bands, settle, settled
 from wsipipe.pipeline.tissue_reuse import tissue_for
@@ -93,12 +93,14 @@ def segment_slide(
                 "slide": features.info.slide_identity,
                 "mpp": slide.mpp,
                 "offset": list(offset),
+                **class_told(marked),
             }
             if not force and (outcome := settled(folder, entry.key, provenance)):
                 return outcome
             room = Room(folder, entry.key, report=report)
             bands = in_bands(*_segment(features, marked, recipe.segment, room))
-            segmentation = Segmentation(features.grid, bands, tissue, offset=offset)
+            name = target_class(marked)
+            segmentation = Segmentation(features.grid, bands, tissue, class_name=name, offset=offset)
             return settle(folder, entry.key, slide, segmentation, provenance=provenance)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from wsipipe.errors import StoreError
 from wsipipe.slides import SlideEntry
 from wsipipe.slides.map_slide import MapSlide
-from wsipipe.store.feature_map import FeatureMap
+from wsipipe.store.feature_map import FeatureMap, FeatureMapInfo
+from wsipipe.store.tile_file import TileInfo, read_tile_info
 
 SUFFIX = ".h5"
 
@@ -36,6 +38,36 @@ def list_maps(inputs: Sequence[Path]) -> list[SlideEntry]:
             told = f"{by_key[entry.key]} and {path} would both write outputs called {entry.key!r}"
             raise StoreError(told, remedy="give them one at a time, with an --output each")
     return list(entries.values())
+
+
+def describe_stored(path: Path) -> dict[str, object]:
+    """Tell what a feature map or tile file of ours is, in JSON types: of which slide, its cells and resolution.
+
+    Raises
+    ------
+    StoreError
+        The file is missing, damaged, or none of ours.
+    """
+    try:
+        info: FeatureMapInfo | TileInfo = FeatureMap.open(path).info
+    except StoreError as error:
+        try:
+            info = read_tile_info(path)
+        except StoreError:
+            raise error from None
+    told = asdict(info)
+    kind = "feature map" if isinstance(info, FeatureMapInfo) else "tile file"
+    common = ("slide", "slide_identity", "slide_mpp", "mpp")
+    own = ("kind", "encoder", "dim", "stride_px") if kind == "feature map" else ("patch_size_px", "overlap_px")
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "holds": f"{kind} of wsipipe",
+        **{name: told[name] for name in (*common, *own)},
+        "width": info.slide_size[0],
+        "height": info.slide_size[1],
+        **{name: told["grid"][name] for name in ("rows", "cols", "cell_px")},
+    }
 
 
 def stand_in(features: FeatureMap) -> MapSlide:

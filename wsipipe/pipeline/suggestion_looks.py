@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsipipe.errors import StoreError
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.point_segmentation import WindowedMap
 from wsipipe.numerics.shaping import fit_axes
@@ -34,8 +35,10 @@ def map_beside(raster: Path, key: str, report: Mapping[str, Any]) -> Path | None
     """
     told = report.get("provenance", {})
     for path in sorted((raster.resolve().parent.parent / "features").glob(f"*/{key}.h5")):
-        with FeatureMap.open(path) as features:
-            info = features.info
+        try:
+            info = FeatureMap.open(path).info
+        except StoreError:  # another encoder's map may be damaged; one that this raster was made from was whole
+            continue
         if told.get("slide") == info.slide_identity and told.get("features") in (info.settings_digest, info.settings):
             return path
     return None

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wsipipe.errors import StoreError
 from wsipipe.store.atomic import writing
 from wsipipe.store.feature_info import FILE_TYPE, FILE_VERSION, FeatureMapInfo, to_json
 
@@ -89,12 +90,20 @@ class Journal:
         self._offsets[block.i, block.j] = offset
 
     def __iter__(self) -> Iterator[Block]:
-        """Blocks in row order, read one at a time."""
-        for key in sorted(self._offsets):
-            self._file.seek(self._offsets[key])
+        """Blocks in row order, read one at a time.
+
+        Raises
+        ------
+        StoreError
+            A block that was safely there can no longer be read.
+        """
+        for i, j in sorted(self._offsets):
+            self._file.seek(self._offsets[i, j])
             block = self._next()
-            if block is not None:
-                yield block
+            if block is None or (block.i, block.j) != (i, j):
+                remedy = "run it again: what follows the damage is computed anew"
+                raise StoreError(f"the journal is damaged at block ({i}, {j})", path=self.path, remedy=remedy)
+            yield block
 
     def close(self) -> None:
         """Close the file and keep it."""

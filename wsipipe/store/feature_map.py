@@ -177,8 +177,8 @@ class FeatureMapWriter:
     @property
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Blocks (i, j) not yet done, in row order."""
-        rows, cols = self._journal.blocks_shape
-        return iter([(i, j) for i in range(rows) for j in range(cols) if (i, j) not in self._journal.done])
+        (rows, cols), done = self._journal.blocks_shape, self._journal.done
+        return iter([(i, j) for i in range(rows) for j in range(cols) if (i, j) not in done])
 
     @property
     def n_blocks(self) -> int:
@@ -235,7 +235,7 @@ class FeatureMapWriter:
         Raises
         ------
         StoreError
-            Blocks are missing, or the file cannot be written.
+            Blocks are missing or damaged (unfinished work then stays, see `Journal`), or the file cannot be written.
         """
         missing = sum(1 for _ in self.blocks)
         if missing:

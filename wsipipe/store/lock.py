@@ -21,8 +21,9 @@ _TORN_AFTER_S = 30.0
 class FileLock:
     """A file "<path>.lock" that says which process works on `path`.
 
-    The file holds host, process id and the time that process started, so that a lock left by a killed process is
-    recognised even where its id has been given to another one (as happens in containers).
+    The file holds host, process id, the namespace of process ids and the time that process started, so that a lock
+    left by a killed process is recognised even where its id has been given to another one (as happens in containers).
+    Of another host or namespace nobody can tell here whether a process lives.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,7 +80,9 @@ class FileLock:
             taken.unlink()
 
     def _is_dead(self, holder: dict[str, object]) -> bool:
-        return holder.get("host") == self._owner["host"] and not _is_alive(holder)
+        here, own = self._owner["host"], self._owner.get("pid_ns")
+        # Locks of older versions tell no namespace, nor do systems without them.
+        return holder.get("host") == here and holder.get("pid_ns", own) == own and not _is_alive(holder)
 
     def _read(self) -> dict[str, object] | None:
         return _content(self.path)
@@ -140,7 +143,10 @@ def _describe(holder: dict[str, object] | None) -> str:
 
 def _myself() -> dict[str, object]:
     pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "started": _start_of(pid)}
+    owner: dict[str, object] = {"host": socket.gethostname(), "pid": pid, "started": _start_of(pid)}
+    with suppress(OSError):  # no /proc
+        owner["pid_ns"] = str(Path("/proc/self/ns/pid").readlink())
+    return owner
 
 
 def _is_alive(holder: dict[str, object]) -> bool:

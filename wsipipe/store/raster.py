@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -295,22 +296,35 @@ def _info_of(path: Path, file: Any, page: Any) -> RasterInfo:  # noqa: ANN401 (t
         raise StoreError(f"is no raster of ours: type {told.get('type')!r}, not {FILE_TYPE!r}", path=path)
     if told.get("version") != FILE_VERSION:
         raise StoreError(f"has version {told.get('version')}, this program reads {FILE_VERSION}", path=path)
-    grid = told["grid"] | {"origin": tuple(told["grid"]["origin"])}
-    classes = tuple(TissueClass.of(item) for item in told.get("classes", ()))
-    return RasterInfo(CellGrid(**grid), told["mpp"], page.samplesperpixel, classes, told.get("about", ""))
+    try:
+        grid = told["grid"] | {"origin": tuple(told["grid"]["origin"])}
+        classes = tuple(TissueClass.of(item) for item in told.get("classes", ()))
+        return RasterInfo(CellGrid(**grid), told["mpp"], page.samplesperpixel, classes, told.get("about", ""))
+    except (TypeError, AttributeError, GeometryError) as error:
+        raise ValueError(f"its description makes no sense: {error}") from error
 
 
 def _description(file: Any, page: Any) -> dict[str, Any]:  # noqa: ANN401
     text = page.description
     if file.is_ome:
-        marked = tifffile.xml2dict(text)["OME"].get("StructuredAnnotations", {}).get("MapAnnotation", {})
-        pair = marked.get("Value", {}).get("M", {})
-        text = pair.get("value", "") if isinstance(pair, dict) else ""
+        text = _ome_text(text)
     try:
         told = json.loads(text)
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}
+
+
+def _ome_text(xml: str) -> str:
+    """Our description in OME-XML, which the programs of others fill as they like; "" where there is none."""
+    try:
+        node: Any = tifffile.xml2dict(xml)
+    except ElementTree.ParseError:
+        return ""
+    for name in ("OME", "StructuredAnnotations", "MapAnnotation", "Value", "M", "value"):
+        # An element that is there twice is a list, an empty one a string: neither is ours.
+        node = node.get(name) if isinstance(node, dict) else None
+    return node if isinstance(node, str) else ""
 
 
 def _read(page: Any, rows: slice, cols: slice) -> Pixels:  # noqa: ANN401

@@ -79,11 +79,16 @@ def read_csv(path: Path, *, columns: Sequence[str] = ()) -> list[dict[str, str]]
     StoreError
         The file is missing, is no table, lacks a column, or a row has more cells than the header.
     """
+    return [row for _, row in read_csv_lines(path, columns=columns)]
+
+
+def read_csv_lines(path: Path, *, columns: Sequence[str] = ()) -> list[tuple[int, dict[str, str]]]:
+    """Read as `read_csv`, each row with the line that it ends on: blank lines are no rows, cells may hold breaks."""
     try:
         # utf-8-sig: spreadsheet programs put a byte order mark in front.
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")
-            rows = list(reader)
+            rows = [(reader.line_num, row) for row in reader]
             names = list(reader.fieldnames or ())
     except OSError as error:
         raise StoreError(f"cannot be read: {error.strerror}", path=path) from error
@@ -91,7 +96,7 @@ def read_csv(path: Path, *, columns: Sequence[str] = ()) -> list[dict[str, str]]
         raise StoreError(f"is no CSV: {error}", path=path, remedy="save it as CSV in UTF-8") from error
     if missing := [name for name in columns if name not in names]:
         raise StoreError(f"lacks the column {missing[0]!r}, has {', '.join(names) or 'none'}", path=path)
-    if any(None in row for row in rows):
+    if any(None in row for _, row in rows):
         raise StoreError("has a row with more cells than the header", path=path, remedy="quote cells with commas")
     return rows
 
