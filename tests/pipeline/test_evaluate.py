@@ -23,7 +23,7 @@ from wsipipe.slides import open_slide
 from wsipipe.store.geojson import write_geojson
 from wsipipe.store.label_raster import LabelRaster
 from wsipipe.store.raster import as_mask, write_pyramid
-from wsipipe.store.tables import read_csv, read_json
+from wsipipe.store.tables import read_csv, read_json, write_json
 
 
 def blobs(rows, cols, phase=0.0):
@@ -150,6 +150,19 @@ def test_results_of_predict_know_the_size_and_frame_of_their_slide(tmp_path):
     level0 = np.zeros((301, 403), bool)
     level0[64:192, 80:320] = True
     assert score_pair(Pair("s", written.prediction, png(tmp_path / "r.png", level0))).figures()["dice"] > 0.95
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_mask_of_ours_on_a_small_slide_agrees_with_itself(tmp_path, told):
+    """Its last column reaches past the slide, so that it has not the slide's proportions."""
+    grid, mask = CellGrid.covering(300, 1034, 32.0), np.random.default_rng(0).random((33, 10)) < 0.5
+    write_pyramid(tmp_path / "s.mask.tif", [as_mask(mask)], grid=grid, mpp=None)
+    if told:
+        write_json(tmp_path / "s.report.json", {"size_px": [300, 1034]})
+    fine = png(tmp_path / "fine.png", np.kron(mask, np.ones((32, 32), bool))[:1034, :300])
+    assert score_pair(Pair("s", tmp_path / "s.mask.tif", tmp_path / "s.mask.tif")).figures()["dice"] == 1.0
+    if told:
+        assert score_pair(Pair("s", tmp_path / "s.mask.tif", fine)).figures()["dice"] == 1.0
 
 
 def test_what_does_not_fit_is_refused(tmp_path, predicted):

@@ -17,6 +17,7 @@ from wsipipe.errors import ConfigError, ResolutionError, StoreError, WsipipeErro
 from wsipipe.geometry import CellGrid
 from wsipipe.pipeline.class_bands import BAND_ROWS, class_regions
 from wsipipe.pipeline.evaluation_pairs import file_key
+from wsipipe.pipeline.mask_extent import mask_extent
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.regions import regions_of
 from wsipipe.pipeline.results import bounds_offset
@@ -206,11 +207,9 @@ class FinishedMask:
         if how.slide is None:
             return CellGrid(raster.rows, raster.cols, 1.0), how.slide_mpp, (0.0, 0.0)
         with open_slide(find_slide(how.slide, self.key), mpp=how.slide_mpp, reader=how.reader) as slide:
-            (width, height), mpp, offset = slide.dimensions, slide.mpp, bounds_offset(slide)
-        if abs(raster.cols * height / (raster.rows * width) - 1) > 0.02:
-            problem = f"is {raster.cols} x {raster.rows} px, its slide {width} x {height} px"
-            raise StoreError(problem, path=self.path, remedy="a mask covers the whole slide")
-        return CellGrid(raster.rows, raster.cols, width / raster.cols), mpp, offset
+            dimensions, mpp, offset = slide.dimensions, slide.mpp, bounds_offset(slide)
+        extent = mask_extent(self.path, (raster.rows, raster.cols), dimensions)
+        return CellGrid(raster.rows, raster.cols, extent.step[0]), mpp, offset
 
     @cached_property
     def slide(self) -> Path | None:
