@@ -96,7 +96,7 @@ def _draw_row(row: Sequence[Axes], image: HeldOut, jobs: Mapping[tuple[int, str]
 
 def _draw_mask(axes: Axes, image: HeldOut) -> None:
     mask, source = read_mask(image.case.mask), image.source
-    covered = mask_extent(image.case.mask, (len(mask), mask.shape[1]), source.slide_size, slack_px=source.grid.cell_px)
+    covered = mask_extent(image.case.mask, mask.shape, source.slide_size, slack_px=source.grid.cell_px)
     (x, y), (width, height) = covered.origin, covered.size
     axes.imshow(_thinned(mask), extent=(x, x + width, y + height, y), cmap="gray", vmin=0, vmax=1)
 

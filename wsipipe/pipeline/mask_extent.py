@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from wsipipe.errors import AnnotationError
 from wsipipe.geometry import CellGrid
 from wsipipe.store.raster import own_raster_info
+from wsipipe.store.tables import read_json
 
 _PROPORTIONS = 0.02
 
@@ -68,7 +69,7 @@ def _index(position: NDArray[np.float64], extent: float, size: int) -> NDArray[n
 
 
 def mask_extent(
-    path: Path | None, shape: tuple[int, int], slide_size: tuple[float, float], *, slack_px: float = 0.0
+    path: Path | None, shape: tuple[int, ...], slide_size: tuple[float, float], *, slack_px: float = 0.0
 ) -> MaskExtent:
     """Extent of a mask: its own where it is one of ours, which knows it; all of the slide for others.
 
@@ -91,7 +92,7 @@ def mask_extent(
     (width, height), (rows, cols) = slide_size, shape
     info = None if path is None else own_raster_info(path)
     if info is None:
-        extent, told = MaskExtent(shape, slide_size), f"is {cols} x {rows} px"
+        extent, told = MaskExtent((rows, cols), slide_size), f"is {cols} x {rows} px"
         agrees = abs(cols * height / (rows * width) - 1) <= _PROPORTIONS
     else:
         extent = MaskExtent.of_grid(info.grid)
@@ -120,6 +121,12 @@ def check_single_class(path: Path | None) -> None:
         names = ", ".join(of.name for of in info.classes)
         remedy = "give a mask of one class"
         raise AnnotationError(f"holds the classes {names}, not one target and the rest", path=path, remedy=remedy)
+
+
+def report_beside(path: Path, key: str) -> Mapping[str, Any]:
+    """Read the report that `predict` or `segment` wrote beside a raster of slide `key`; empty where there is none."""
+    report = path.with_name(f"{key}.report.json")
+    return read_json(report) if report.is_file() else {}
 
 
 def known_slide_size(grid: CellGrid, report: Mapping[str, Any]) -> tuple[float, float]:
