@@ -8,7 +8,7 @@ from PIL import Image
 from shapely.geometry import Polygon, box
 
 from slidemaker import write_slide
-from wsipipe.annotations.classes import ClassMap
+from wsipipe.annotations.classes import ClassMap, TissueClass
 from wsipipe.annotations.shapes import OutlinedRegion
 from wsipipe.errors import AnnotationError, ConfigError, StoreError
 from wsipipe.geometry import CellGrid
@@ -163,6 +163,17 @@ def test_a_mask_of_ours_on_a_small_slide_agrees_with_itself(tmp_path, told):
     assert score_pair(Pair("s", tmp_path / "s.mask.tif", tmp_path / "s.mask.tif")).figures()["dice"] == 1.0
     if told:
         assert score_pair(Pair("s", tmp_path / "s.mask.tif", fine)).figures()["dice"] == 1.0
+
+
+def test_a_reference_of_several_classes_is_not_taken_for_one_target(tmp_path):
+    labels, classes = (
+        np.tile(np.array([0, 1, 2], np.uint8), (30, 10)),
+        [TissueClass("A", (1, 2, 3)), TissueClass("B", (4, 5, 6))],
+    )
+    write_pyramid(tmp_path / "r.mask.tif", [labels], grid=CellGrid(30, 30, 1.0), mpp=None, classes=classes)
+    pair = Pair("s", png(tmp_path / "p.png", labels == 1), tmp_path / "r.mask.tif")
+    with pytest.raises(AnnotationError, match=r"r.mask.tif: holds the classes A, B, not one target and the rest"):
+        score_pair(pair)
 
 
 def test_what_does_not_fit_is_refused(tmp_path, predicted):

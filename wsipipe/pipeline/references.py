@@ -17,7 +17,7 @@ from wsipipe.annotations.shapes import OutlinedRegion
 from wsipipe.errors import AnnotationError
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.polygons import rasterize
-from wsipipe.pipeline.mask_extent import mask_extent
+from wsipipe.pipeline.mask_extent import check_single_class, mask_extent
 from wsipipe.store.label_raster import LabelRaster
 from wsipipe.store.pyramid import regroup
 
@@ -46,8 +46,9 @@ def mask_bands(raster: LabelRaster, grid: CellGrid, slide_size: tuple[float, flo
     Raises
     ------
     AnnotationError
-        The mask is of another area, see `mask_extent`.
+        The mask is of another area, see `mask_extent`, or one of ours of several classes.
     """
+    check_single_class(raster.path)
     pixels = (band.astype(np.uint8) for band in raster.bands())
     return (band.astype(np.bool_) for band in _laid_over(raster, pixels, grid, slide_size, rows))
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wsipipe.annotations.masks import read_class_mask, read_mask
 from wsipipe.annotations.points import IN_TARGET, PointSet
 from wsipipe.errors import AnnotationError
-from wsipipe.pipeline.mask_extent import mask_extent
+from wsipipe.pipeline.mask_extent import check_single_class, mask_extent
 from wsipipe.pipeline.sources import Source
 from wsipipe.pipeline.windows import place_windows
 
@@ -271,7 +271,7 @@ def truth_of(mask: NDArray[Any], source: Source, rows: slice, cols: slice, *, pa
     Parameters
     ----------
     mask : (height, width) array
-        Of the whole slide, at any resolution.
+        Of the whole slide, at any resolution; bool: of one target.
     source : Source
         The map.
     rows, cols : slice
@@ -287,10 +287,12 @@ def truth_of(mask: NDArray[Any], source: Source, rows: slice, cols: slice, *, pa
     Raises
     ------
     AnnotationError
-        The mask is of another area, see `mask_extent`.
+        The mask is of another area, see `mask_extent`; or one of ours of several classes, read as one target.
     """
+    if mask.dtype == np.bool_:
+        check_single_class(path)
     grid = source.grid
-    extent = mask_extent(path, (mask.shape[0], mask.shape[1]), source.slide_size, slack_px=grid.cell_px)
+    extent = mask_extent(path, mask.shape, source.slide_size, slack_px=grid.cell_px)
     y = grid.origin[1] + (np.arange(rows.start, rows.stop) + 0.5) * grid.cell_px
     x = grid.origin[0] + (np.arange(cols.start, cols.stop) + 0.5) * grid.cell_px
     return np.asarray(mask[np.ix_(extent.rows_at(y), extent.cols_at(x))])
