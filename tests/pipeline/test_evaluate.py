@@ -183,6 +183,12 @@ def test_what_does_not_fit_is_refused(tmp_path, predicted):
     write_geojson(tmp_path / "far.geojson", [OutlinedRegion(box(0, 0, 9000, 100), "Tumor")])
     with pytest.raises(AnnotationError, match=r"reach to \(9000, 100\) px, the prediction covers 2400 x 1800 px"):
         score_pair(Pair("s", folder / "s.mask.tif", tmp_path / "far.geojson"))
+    for beyond, told in ((box(-900, 10, -130, 90), r"\(-900, 10\)"), (box(10, -95, 50, 40), r"\(10, -95\)")):
+        write_geojson(tmp_path / "far.geojson", [OutlinedRegion(beyond, "Tumor")])
+        with pytest.raises(AnnotationError, match=rf"reach to {told} px, the prediction covers 2400 x 1800 px"):
+            score_pair(Pair("s", folder / "s.mask.tif", tmp_path / "far.geojson"))
+    write_geojson(tmp_path / "near.geojson", [OutlinedRegion(box(-110, -80, 90, 70), "Tumor")])
+    assert score_pair(Pair("s", folder / "s.mask.tif", tmp_path / "near.geojson")).counts.total == 450 * 600
     raster(folder / "s.probability.tif", probability[:300], 4.0)
     with pytest.raises(StoreError, match="is of other pixels or classes than the mask"):
         score_pair(Pair("s", folder / "s.mask.tif", png(tmp_path / "r.png", blobs(450, 600))))

@@ -143,12 +143,15 @@ def _check_extent(regions: Sequence[OutlinedRegion], grid: CellGrid, path: Path)
     if not regions:
         return
     bounds = np.array([region.geometry.bounds for region in regions])
-    x, y = bounds[:, 2].max(), bounds[:, 3].max()
-    width, height = grid.cols * grid.cell_px, grid.rows * grid.cell_px
+    first, last = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
+    size = np.array([grid.cols * grid.cell_px, grid.rows * grid.cell_px])
     # Outlines drawn by hand run over the edge a little.
-    if x > width * 1.05 or y > height * 1.05:
+    over = size * 0.05
+    if (first < -over).any() or (last > size + over).any():
+        far = last if (last > size + over).any() else first
         raise AnnotationError(
-            f"its polygons reach to ({x:.0f}, {y:.0f}) px, the prediction covers {width:.0f} x {height:.0f} px",
+            f"its polygons reach to ({far[0]:.0f}, {far[1]:.0f}) px, "
+            f"the prediction covers {size[0]:.0f} x {size[1]:.0f} px",
             path=path,
             remedy="give the polygons of this slide, and the .mask.tif that wsipipe wrote, which knows its scale",
         )
