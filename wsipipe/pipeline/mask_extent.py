@@ -18,6 +18,8 @@ from wsipipe.store.tables import read_json
 
 _PROPORTIONS = 0.02
 
+Floats = NDArray[np.floating[Any]]
+
 
 @dataclass(frozen=True)
 class MaskExtent:
@@ -47,11 +49,11 @@ class MaskExtent:
         """Level-0 px per pixel of the mask, across and down."""
         return self.size[0] / self.shape[1], self.size[1] / self.shape[0]
 
-    def rows_at(self, y: NDArray[np.float64]) -> NDArray[np.int64]:
+    def rows_at(self, y: Floats) -> NDArray[np.int64]:
         """Rows of the mask under positions in level-0 px, the nearest ones where they lie off the mask."""
         return _index(y - self.origin[1], self.size[1], self.shape[0])
 
-    def cols_at(self, x: NDArray[np.float64]) -> NDArray[np.int64]:
+    def cols_at(self, x: Floats) -> NDArray[np.int64]:
         """Columns, as `rows_at`."""
         return _index(x - self.origin[0], self.size[0], self.shape[1])
 
@@ -64,7 +66,7 @@ class MaskExtent:
         return np.logical_and.outer(down, across)
 
 
-def _index(position: NDArray[np.float64], extent: float, size: int) -> NDArray[np.int64]:
+def _index(position: Floats, extent: float, size: int) -> NDArray[np.int64]:
     return np.asarray(np.clip(np.floor(position * size / extent), 0, size - 1), dtype=np.int64)
 
 

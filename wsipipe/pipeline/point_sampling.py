@@ -134,7 +134,7 @@ def sample_mask(path: Path, folder: Path, drawing: Drawing) -> SlideOutcome:
     check_single_class(path)
     mask, info, key = read_mask(path), own_raster_info(path), file_key(path)
     if info is None:
-        extent = MaskExtent.of_grid(CellGrid(*mask.shape, drawing.downsample))
+        extent = MaskExtent.of_grid(CellGrid(len(mask), mask.shape[1], drawing.downsample))
         size = extent.size
     else:
         extent, size = MaskExtent.of_grid(info.grid), known_slide_size(info.grid, report_beside(path, key))

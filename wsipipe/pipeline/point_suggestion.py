@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,7 +202,7 @@ def _middles(start: NDArray[np.float64], step: float, side: float) -> NDArray[np
     return np.asarray((start + np.minimum(start + step, side)) / 2)
 
 
-def _taken(how: Suggesting, key: str, told: dict[str, object], offset: tuple[float, float]) -> NDArray[np.float64]:
+def _taken(how: Suggesting, key: str, told: Mapping[str, Any], offset: tuple[float, float]) -> NDArray[np.float64]:
     """(x, y) in level-0 px of all points there are."""
     provenance = told.get("provenance")
     used = provenance.get("points", []) if isinstance(provenance, dict) else []
