@@ -275,3 +275,14 @@ def test_cores_of_tissue_are_not_split(shared, name):
     picture = Image.open(shared / "glas" / "images" / f"{name}.jpg").convert("RGB")
     small = picture.resize((round(picture.width * 0.62 / 4), round(picture.height * 0.62 / 4)), Image.Resampling.BOX)
     assert find(np.asarray(small), 4.0).all()
+
+
+@pytest.mark.parametrize("origin", [(0.0, 0.0), (64.0, -32.0)])
+@pytest.mark.parametrize(("width", "height"), [(1000, 700), (333, 1025), (50, 20)])
+def test_area_is_that_of_the_pixels_of_the_slide(width, height, origin):
+    mask = np.random.default_rng(0).random((9, 12)) < 0.5
+    tissue = Tissue(mask, CellGrid(9, 12, 128.0, origin))
+    y, x = np.mgrid[:height, :width]
+    cells = tissue.grid.cells_of(np.stack([x.ravel() + 0.5, y.ravel() + 0.5], axis=1))
+    cells = cells[tissue.grid.contains(cells)]
+    assert tissue.area_px(width, height) == mask[tuple(cells.T)].sum()

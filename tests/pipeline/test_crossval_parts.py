@@ -25,6 +25,7 @@ from wsipipe.pipeline.manifest import read_manifest
 from wsipipe.pipeline.point_files import draw_points, write_points
 from wsipipe.pipeline.point_sampling import Drawing, sample_many
 from wsipipe.store.raster import write_pyramid
+from wsipipe.store.tables import write_json
 
 PATIENTS = [f"P{i}" for i, count in enumerate((18, 23, 16, 16, 20, 3, 3, 1, 20, 2, 1, 1)) for _ in range(count)]
 
@@ -250,6 +251,24 @@ def test_points_of_our_own_masks_lie_where_the_mask_says(tmp_path):
     drawn = read_points(tmp_path / "points" / "s.geojson")
     assert ((drawn.xy[:, 0] >= 240) == (drawn.label == 1)).all()
     assert drawn.xy.max() > 60
+
+
+@pytest.mark.parametrize("told", ["manifest", "report", "nothing"])
+def test_no_point_lies_on_pixels_past_the_edge_of_the_slide(tmp_path, told):
+    """The last row and column of the mask have their centres off the slide."""
+    mask = np.zeros((33, 33), np.uint8)
+    mask[:30, :30] = 255
+    path = tmp_path / "s.mask.tif"
+    write_pyramid(path, [mask], grid=CellGrid(33, 33, 32.0), mpp=None)
+    if told == "manifest":
+        Image.fromarray(np.zeros((1034, 1034, 3), np.uint8)).save(tmp_path / "s.png")
+        path = tmp_path / "cases.csv"
+        path.write_text("slide,mask,mpp\ns.png,s.mask.tif,0.5\n")
+    if told == "report":
+        write_json(tmp_path / "s.report.json", {"size_px": [1034, 1034]})
+    (outcome,) = sample_many([path], tmp_path / "points", Drawing(pairs=30))
+    assert outcome.status == "done", outcome.message
+    assert read_points(tmp_path / "points" / "s.geojson").xy.max() == 31.5 * 32
 
 
 def test_masks_of_several_classes_give_no_points(tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 from shapely.geometry import Polygon, box
 
 from slidemaker import write_slide
-from wsipipe.annotations.classes import ClassMap
+from wsipipe.annotations.classes import ClassMap, TissueClass
 from wsipipe.annotations.shapes import OutlinedRegion
 from wsipipe.errors import AnnotationError, ConfigError, StoreError
 from wsipipe.geometry import CellGrid
@@ -23,7 +23,7 @@ from wsipipe.slides import open_slide
 from wsipipe.store.geojson import write_geojson
 from wsipipe.store.label_raster import LabelRaster
 from wsipipe.store.raster import as_mask, write_pyramid
-from wsipipe.store.tables import read_csv, read_json
+from wsipipe.store.tables import read_csv, read_json, write_json
 
 
 def blobs(rows, cols, phase=0.0):
@@ -152,6 +152,30 @@ def test_results_of_predict_know_the_size_and_frame_of_their_slide(tmp_path):
     assert score_pair(Pair("s", written.prediction, png(tmp_path / "r.png", level0))).figures()["dice"] > 0.95
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_mask_of_ours_on_a_small_slide_agrees_with_itself(tmp_path, told):
+    """Its last column reaches past the slide, so that it has not the slide's proportions."""
+    grid, mask = CellGrid.covering(300, 1034, 32.0), np.random.default_rng(0).random((33, 10)) < 0.5
+    write_pyramid(tmp_path / "s.mask.tif", [as_mask(mask)], grid=grid, mpp=None)
+    if told:
+        write_json(tmp_path / "s.report.json", {"size_px": [300, 1034]})
+    fine = png(tmp_path / "fine.png", np.kron(mask, np.ones((32, 32), bool))[:1034, :300])
+    assert score_pair(Pair("s", tmp_path / "s.mask.tif", tmp_path / "s.mask.tif")).figures()["dice"] == 1.0
+    if told:
+        assert score_pair(Pair("s", tmp_path / "s.mask.tif", fine)).figures()["dice"] == 1.0
+
+
+def test_a_reference_of_several_classes_is_not_taken_for_one_target(tmp_path):
+    labels, classes = (
+        np.tile(np.array([0, 1, 2], np.uint8), (30, 10)),
+        [TissueClass("A", (1, 2, 3)), TissueClass("B", (4, 5, 6))],
+    )
+    write_pyramid(tmp_path / "r.mask.tif", [labels], grid=CellGrid(30, 30, 1.0), mpp=None, classes=classes)
+    pair = Pair("s", png(tmp_path / "p.png", labels == 1), tmp_path / "r.mask.tif")
+    with pytest.raises(AnnotationError, match=r"r.mask.tif: holds the classes A, B, not one target and the rest"):
+        score_pair(pair)
+
+
 def test_what_does_not_fit_is_refused(tmp_path, predicted):
     folder, probability = predicted
     with pytest.raises(AnnotationError, match="600 x 600 px, its slide 2400 x 1800 px"):
@@ -159,6 +183,12 @@ def test_what_does_not_fit_is_refused(tmp_path, predicted):
     write_geojson(tmp_path / "far.geojson", [OutlinedRegion(box(0, 0, 9000, 100), "Tumor")])
     with pytest.raises(AnnotationError, match=r"reach to \(9000, 100\) px, the prediction covers 2400 x 1800 px"):
         score_pair(Pair("s", folder / "s.mask.tif", tmp_path / "far.geojson"))
+    for beyond, told in ((box(-900, 10, -130, 90), r"\(-900, 10\)"), (box(10, -95, 50, 40), r"\(10, -95\)")):
+        write_geojson(tmp_path / "far.geojson", [OutlinedRegion(beyond, "Tumor")])
+        with pytest.raises(AnnotationError, match=rf"reach to {told} px, the prediction covers 2400 x 1800 px"):
+            score_pair(Pair("s", folder / "s.mask.tif", tmp_path / "far.geojson"))
+    write_geojson(tmp_path / "near.geojson", [OutlinedRegion(box(-110, -80, 90, 70), "Tumor")])
+    assert score_pair(Pair("s", folder / "s.mask.tif", tmp_path / "near.geojson")).counts.total == 450 * 600
     raster(folder / "s.probability.tif", probability[:300], 4.0)
     with pytest.raises(StoreError, match="is of other pixels or classes than the mask"):
         score_pair(Pair("s", folder / "s.mask.tif", png(tmp_path / "r.png", blobs(450, 600))))

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from wsipipe.annotations.reading import read_regions
-from wsipipe.errors import ConfigError, ResolutionError, StoreError
+from wsipipe.errors import AnnotationError, ConfigError, ResolutionError, StoreError
 from wsipipe.geometry import CellGrid, Region
 from wsipipe.numerics.polygons import rasterize
 from wsipipe.numerics.tissue import Tissue
@@ -138,7 +138,7 @@ def test_a_mask_of_another_program_lies_over_its_slide(tmp_path, slide_path):
     (region,) = read_regions(alone)
     assert (region.geometry.bounds, dict(region.measurements)) == ((30, 10, 50, 20), {"Area px^2": 200})
     Image.fromarray(mask[:50]).save(tmp_path / "tissue_mask.png")
-    with pytest.raises(StoreError, match="is 128 x 50 px, its slide 1024 x 768 px"):
+    with pytest.raises(AnnotationError, match="is 128 x 50 px, its slide 1024 x 768 px"):
         export_mask(tmp_path / "tissue_mask.png", tmp_path, how)
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from slidemaker import write_slide
 from wsipipe.config import TileSettings, parse_recipe
 from wsipipe.errors import ResolutionError, SlideError, StoreError
-from wsipipe.geometry import Region
+from wsipipe.geometry import CellGrid, Region
+from wsipipe.numerics.tissue import Tissue
 from wsipipe.pipeline import info
 from wsipipe.pipeline.extract import extract_slide
 from wsipipe.pipeline.info import describe_slide
@@ -34,6 +35,14 @@ def test_everything_that_was_understood(slide_path, picture):
     inner = (1024 - 192) * (768 - 192)
     assert told["tissue_mm2"] == pytest.approx(inner * 0.25e-6, rel=0.3)
     assert told["tissue_fraction"] == pytest.approx(inner / picture[..., 0].size, rel=0.3)
+
+
+def test_tissue_past_the_edge_of_the_slide_does_not_count(slide_path, monkeypatch):
+    tissue = Tissue(np.array([[False, False], [True, True]]), CellGrid(2, 2, 512.0))
+    monkeypatch.setattr(info, "find_tissue", lambda *_: tissue)
+    told = describe_slide(slide_path)
+    assert told["tissue_mm2"] == pytest.approx(1024 * 256 * 0.25e-6)
+    assert told["tissue_fraction"] == pytest.approx(1 / 3)
 
 
 def test_missing_resolution_is_a_note_that_names_the_flag(tmp_path, picture):

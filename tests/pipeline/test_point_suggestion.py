@@ -13,7 +13,7 @@ from wsipipe.annotations.reading import read_marks
 from wsipipe.errors import ConfigError
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.suggestion import suggest_cells
-from wsipipe.pipeline.point_suggestion import Suggesting, list_probabilities, suggest_many, suggest_slide
+from wsipipe.pipeline.point_suggestion import Suggesting, clickable, list_probabilities, suggest_many, suggest_slide
 from wsipipe.pipeline.suggestion_looks import map_beside, pooled_looks
 from wsipipe.store.feature_info import FeatureMapInfo
 from wsipipe.store.feature_map import FeatureMap, FeatureMapWriter
@@ -100,6 +100,39 @@ def test_a_field_in_doubt_goes_before_a_thin_border(raster, tmp_path):
     assert ((xy > np.array([250, 100]) * 8) & (xy < np.array([380, 260]) * 8)).all()
     assert cdist(xy, xy)[~np.eye(4, dtype=bool)].min() >= 160 / 0.5
     assert {point.class_name for point in read_marks(outcome.outputs[0]).points} == {"Suggested"}
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_places_lie_on_the_slide_also_in_cells_that_end_past_its_edge(tmp_path, told):
+    """Doubt in the last row and column of the raster, of which 10 of 32 level-0 px are on the slide."""
+    probability = np.zeros((33, 33), np.uint8)
+    probability[:, 32] = probability[32] = 100
+    probability[5, 32] = 128
+    path = tmp_path / "s.probability.tif"
+    write_pyramid(path, [probability], grid=CellGrid(33, 33, 32.0), mpp=16.0)
+    if told:
+        (tmp_path / "s.report.json").write_text(json.dumps({"size_px": [1034, 1034]}))
+    for spacing in (16, 320, 400):  # cells of 1, 5 and 6 px
+        xy = places(suggest_slide(path, tmp_path, Suggesting(count=8, spacing_um=spacing)))
+        assert len(xy) >= 2
+        assert (xy < 1034).all()
+        assert (probability[tuple((xy[:, ::-1] // 32).astype(int).T)] > 0).all()
+        assert cdist(xy, xy)[~np.eye(len(xy), dtype=bool)].min() >= spacing * 2
+
+
+def test_of_the_pixels_of_a_cell_the_most_doubtful_that_keeps_its_distance_is_given(tmp_path):
+    probability = np.zeros((12, 12), np.uint8)
+    probability[1, 2], probability[4, 5] = 128, 100
+    path = tmp_path / "s.probability.tif"
+    write_pyramid(path, [probability], grid=CellGrid(12, 12, 8.0), mpp=None)
+    cell, size = np.array([0, 0]), (96.0, 96.0)
+    assert clickable(path, cell, 6, size, NOWHERE, 16.0) == (20.0, 12.0)
+    assert clickable(path, cell, 6, size, np.array([[20.0, 14.0]]), 16.0) == (44.0, 36.0)
+    assert clickable(path, cell, 6, size, np.array([[20.0, 14.0]]), 99.0) == (20.0, 12.0)
+    probability[3, 3] = 10
+    write_pyramid(path, [probability], grid=CellGrid(12, 12, 8.0), mpp=None)
+    assert clickable(path, cell, 6, size, NOWHERE, 16.0) == (24.0, 24.0)
+    assert clickable(path, cell, 6, (22.0, 22.0), NOWHERE, 16.0) == (19.0, 12.0)
 
 
 def test_points_there_are_and_the_frame_are_known_from_the_report(raster, tmp_path):

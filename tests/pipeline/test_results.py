@@ -69,6 +69,10 @@ def test_mask_probability_polygons_and_report_agree_pixel_for_pixel(written):
     assert json.loads(paths[".report.json"].read_text()) == report
 
 
+def test_tissue_past_the_edge_of_the_slide_does_not_count(written):
+    assert written[1]["tissue_mm2"] == pytest.approx(1024 * 768 * 0.25e-6)  # of one cell of 1024 px squared
+
+
 def test_the_mask_lies_over_the_slide_in_every_library(written, slide_path):
     """Level 0 of the mask is a whole reduction of the slide, and says its resolution."""
     path = written[0][".mask.tif"]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsipipe.annotations.masks import read_mask
+from wsipipe.annotations.classes import TissueClass
+from wsipipe.annotations.masks import read_class_mask, read_mask
 from wsipipe.annotations.points import PointSet
 from wsipipe.errors import AnnotationError
 from wsipipe.geometry import CellGrid
@@ -22,6 +23,7 @@ from wsipipe.pipeline.samples import (
     truth_of,
 )
 from wsipipe.slides import SlideEntry
+from wsipipe.store.raster import as_mask, write_pyramid
 
 
 @dataclass
@@ -174,6 +176,24 @@ def test_coarser_mask_is_enlarged():
 def test_mask_of_another_slide_is_refused():
     with pytest.raises(AnnotationError, match="is 60 x 80 px, its slide 80 x 60 px"):
         truth_of(np.zeros((80, 60), bool), Fake(), slice(0, 6), slice(0, 8))
+
+
+def test_a_mask_of_ours_that_reaches_past_the_slide_keeps_its_scale(tmp_path):
+    grid = CellGrid.covering(1026, 1026, 32.0)
+    mask = np.random.default_rng(0).random(grid.shape) < 0.5
+    write_pyramid(tmp_path / "s.mask.tif", [as_mask(mask)], grid=grid, mpp=None)
+    source, whole = Fake(grid=grid, slide_size=(1026, 1026)), slice(0, 33)
+    truth = truth_of(read_mask(tmp_path / "s.mask.tif"), source, whole, whole, path=tmp_path / "s.mask.tif")
+    np.testing.assert_array_equal(truth, mask)
+
+
+def test_several_classes_are_not_taken_for_one_target(tmp_path):
+    path, whole = tmp_path / "s.mask.tif", (slice(0, 6), slice(0, 8))
+    labels, classes = np.full((6, 8), 2, np.uint8), [TissueClass("A", (1, 2, 3)), TissueClass("B", (4, 5, 6))]
+    write_pyramid(path, [labels], grid=Fake().grid, mpp=None, classes=classes)
+    with pytest.raises(AnnotationError, match="holds the classes A, B, not one target and the rest"):
+        truth_of(read_mask(path), Fake(), *whole, path=path)
+    assert (truth_of(read_class_mask(path, classes=2), Fake(), *whole, path=path) == 1).all()
 
 
 def test_a_mask_is_decoded_once_for_all_windows_of_a_slide(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from wsipipe.annotations.masks import read_labels
 from wsipipe.errors import StoreError, WsipipeError
 from wsipipe.geometry import CellGrid
 from wsipipe.store.label_raster import LabelRaster
@@ -97,3 +98,45 @@ def test_memory_is_that_of_a_band(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < side**2 / 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        ("bool", {}),
+        ("bool", {"rowsperstrip": 90}),
+        ("uint8", {"rowsperstrip": 90, "compression": "zlib"}),
+        ("uint8", {"tile": (128, 128)}),
+        ("uint16", {}),
+        ("uint16", {"tile": (128, 128), "compression": "zlib"}),
+    ],
+)
+def test_where_0_is_stored_for_white_all_readers_agree(tmp_path, dtype, options):
+    path, values = tmp_path / "m.tif", MASK if dtype == "bool" else np.random.default_rng(0).integers(0, 3, MASK.shape)
+    stored = ~values.astype(dtype)  # the largest value less this one
+    tifffile.imwrite(path, stored, photometric="miniswhite", **options)
+    labels = np.concatenate(list(LabelRaster(path).labels()))
+    np.testing.assert_array_equal(labels, values)
+    np.testing.assert_array_equal(read_labels(path), values)
+
+
+@pytest.mark.parametrize(
+    "options", [{"rowsperstrip": 5000}, {"rowsperstrip": 5000, "compression": "lzw"}, {"tile": (5008, 2048)}]
+)
+def test_what_is_made_of_a_single_strip_or_tile_is_made_of_pieces(tmp_path, options):
+    path, shape = tmp_path / "m.tif", (5000, 2048)
+    values = np.random.default_rng(0).integers(0, 2, shape, np.uint8)
+    tifffile.imwrite(path, values, **options)
+    bands = list(LabelRaster(path).bands())
+    np.testing.assert_array_equal(np.concatenate(bands), values)
+    assert max(band.size for band in bands) <= 1 << 22
+
+
+def test_memory_beside_a_single_strip_is_that_of_a_piece(tmp_path):
+    path, shape = tmp_path / "m.tif", (8192, 8192)
+    tifffile.imwrite(path, np.ones(shape, np.uint8), rowsperstrip=shape[0], compression="zlib")
+    tracemalloc.start()
+    assert sum(int(band.sum()) for band in LabelRaster(path).bands()) == 8192**2
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * 8192**2

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from wsipipe.errors import AnnotationError
 
@@ -99,7 +100,10 @@ def _read_labels(path: Path, max_pixels: int) -> NDArray[np.generic]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 _check_picture(image, path, max_pixels)
-                return np.asarray(image)
+                labels = np.asarray(image)
+                # Pillow inverts such pictures itself unless they have 16 bits.
+                is_raw = image.mode.startswith("I;16") and _stores_white_as_0(image)
+                return np.asarray(~labels) if is_raw else labels
     except UnidentifiedImageError as error:
         raise AnnotationError("is no picture", path=path, remedy="give a label mask as PNG or TIFF") from error
     except Image.DecompressionBombError as error:
@@ -108,6 +112,10 @@ def _read_labels(path: Path, max_pixels: int) -> NDArray[np.generic]:
         raise AnnotationError("does not exist", path=path) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise AnnotationError(f"cannot be read as a picture: {error}", path=path) from error
+
+
+def _stores_white_as_0(image: Image.Image) -> bool:
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def _check_picture(image: Image.Image, path: Path, max_pixels: int) -> None:

@@ -89,6 +89,18 @@ class Tissue:
         )
         return rows @ cols.T
 
+    def area_px(self, width: int, height: int) -> float:
+        """Area of the tissue on a slide of `width` x `height` level-0 px, in px of that level.
+
+        Of px of the mask that reach past the slide's edge, the part on the slide counts.
+        """
+        x, y = self.grid.origin
+        across, down = (
+            np.diff(np.clip(start + np.arange(count + 1) * self.grid.cell_px, 0, size))
+            for start, count, size in ((x, self.grid.cols, width), (y, self.grid.rows, height))
+        )
+        return float(np.einsum("i,ij,j", down, self.mask, across))
+
     def _edges(self, grid: CellGrid, *, axis: int) -> NDArray[np.float64]:
         """Edges of the rows (axis 0) or columns (axis 1) of `grid` in px of the mask."""
         along = 1 - axis

@@ -15,10 +15,6 @@ from wsipipe.pipeline.curves import rendered
 if TYPE_CHECKING:
     from wsipipe.pipeline.crossval_report import Summary
 
-PAIRS = (2, 3, 4, 5)
-ETAS = (0.0, 0.3, 0.6, 0.9)
-"""Values of Fig. 3b."""
-
 HARD = "-hard"
 
 

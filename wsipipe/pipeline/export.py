@@ -17,6 +17,7 @@ from wsipipe.errors import ConfigError, ResolutionError, StoreError, WsipipeErro
 from wsipipe.geometry import CellGrid
 from wsipipe.pipeline.class_bands import BAND_ROWS, class_regions
 from wsipipe.pipeline.evaluation_pairs import file_key
+from wsipipe.pipeline.mask_extent import mask_extent, report_beside
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.regions import regions_of
 from wsipipe.pipeline.results import bounds_offset
@@ -28,7 +29,6 @@ from wsipipe.store.geopackage import write_geopackage
 from wsipipe.store.geoparquet import write_geoparquet
 from wsipipe.store.label_raster import LabelRaster
 from wsipipe.store.raster import iter_bands, own_raster_info, raster_info
-from wsipipe.store.tables import read_json
 
 FORMATS: Mapping[str, str] = {
     "geojson": ".geojson",
@@ -180,8 +180,7 @@ class FinishedMask:
     def __init__(self, path: Path, how: Exporting) -> None:
         self.path, self.key = path, file_key(path)
         self._how = how
-        beside = path.with_name(f"{self.key}.report.json")
-        self._report: Mapping[str, Any] = read_json(beside) if beside.is_file() else {}
+        self._report = report_beside(path, self.key)
         told = next(iter(self._report.get("classes", ())), DEFAULT_CLASS)
         self.class_name = how.class_name or told
         raster = LabelRaster(path)  # refuses what is no mask
@@ -206,11 +205,9 @@ class FinishedMask:
         if how.slide is None:
             return CellGrid(raster.rows, raster.cols, 1.0), how.slide_mpp, (0.0, 0.0)
         with open_slide(find_slide(how.slide, self.key), mpp=how.slide_mpp, reader=how.reader) as slide:
-            (width, height), mpp, offset = slide.dimensions, slide.mpp, bounds_offset(slide)
-        if abs(raster.cols * height / (raster.rows * width) - 1) > 0.02:
-            problem = f"is {raster.cols} x {raster.rows} px, its slide {width} x {height} px"
-            raise StoreError(problem, path=self.path, remedy="a mask covers the whole slide")
-        return CellGrid(raster.rows, raster.cols, width / raster.cols), mpp, offset
+            dimensions, mpp, offset = slide.dimensions, slide.mpp, bounds_offset(slide)
+        extent = mask_extent(self.path, (raster.rows, raster.cols), dimensions)
+        return CellGrid(raster.rows, raster.cols, extent.step[0]), mpp, offset
 
     @cached_property
     def slide(self) -> Path | None:

@@ -15,6 +15,7 @@ from wsipipe.annotations.reading import read_points
 from wsipipe.pipeline.crossval_job import probability_picture
 from wsipipe.pipeline.crossval_plan import HeldOut, Job, Plan
 from wsipipe.pipeline.curves import rendered
+from wsipipe.pipeline.mask_extent import mask_extent
 from wsipipe.pipeline.preparation import Reading
 from wsipipe.pipeline.results import bounds_offset
 from wsipipe.pipeline.sources import opened
@@ -83,17 +84,24 @@ def _draw_row(row: Sequence[Axes], image: HeldOut, jobs: Mapping[tuple[int, str]
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_facecolor("0.85")
-    grid, (width, height) = image.source.grid, image.source.slide_size
+    grid = image.source.grid
     extent = (0.0, grid.cols * grid.cell_px, grid.rows * grid.cell_px, 0.0)
     picture = image.source.picture(slice(0, grid.rows), slice(0, grid.cols), long_side_px=_PICTURE_PX)
     row[0].imshow(picture, extent=extent)
     row[0].set_ylabel(image.case.key, fontsize=7)
-    row[1].imshow(_thinned(read_mask(image.case.mask)), extent=(0.0, width, height, 0.0), cmap="gray", vmin=0, vmax=1)
+    _draw_mask(row[1], image)
     for axes, name in zip(row[2:], columns, strict=True):
         job = jobs.get((image.fold, name))
         if job is not None:
             with Image.open(probability_picture(job, image.case.key)) as values:
                 axes.imshow(np.asarray(values), extent=extent, cmap="jet", vmin=0, vmax=255)
+
+
+def _draw_mask(axes: Axes, image: HeldOut) -> None:
+    mask, source = read_mask(image.case.mask), image.source
+    covered = mask_extent(image.case.mask, mask.shape, source.slide_size, slack_px=source.grid.cell_px)
+    (x, y), (width, height) = covered.origin, covered.size
+    axes.imshow(_thinned(mask), extent=(x, x + width, y + height, y), cmap="gray", vmin=0, vmax=1)
 
 
 def _thinned(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

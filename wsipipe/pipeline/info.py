@@ -106,8 +106,8 @@ def _tissue(slide: SlideReader) -> tuple[dict[str, float | None], list[str]]:
         tissue = find_tissue(slide, TissueSettings())
     except TissueError as error:
         return unknown, [f"no tissue found: {error.problem}"]
-    area_px = float(tissue.mask.sum()) * tissue.grid.cell_px**2
-    fraction = min(1.0, area_px / (slide.dimensions[0] * slide.dimensions[1]))
+    area_px = tissue.area_px(*slide.dimensions)
+    fraction = area_px / (slide.dimensions[0] * slide.dimensions[1])
     return {"tissue_fraction": fraction, "tissue_mm2": area_px * slide.mpp**2 * 1e-6}, []
 
 

@@ -7,10 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsipipe.annotations.masks import read_mask
 from wsipipe.errors import AnnotationError, ConfigError, StoreError, WsipipeError
+from wsipipe.geometry import CellGrid
 from wsipipe.pipeline.cases import Case, read_cases
 from wsipipe.pipeline.evaluation_pairs import file_key
+from wsipipe.pipeline.mask_extent import (
+    MaskExtent,
+    check_single_class,
+    known_slide_size,
+    mask_extent,
+    report_beside,
+)
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.point_files import DEFAULT_MARGIN, DEFAULT_PAIRS, draw_points, refuse_others, write_points
 from wsipipe.pipeline.results import bounds_offset
@@ -146,62 +157,53 @@ def sample_slide(case: Case, folder: Path, drawing: Drawing) -> SlideOutcome:
         The slide or the mask cannot be read, has too few pixels of a class, or the file cannot be written.
     """
     with open_slide(case.slide, mpp=case.mpp, reader=drawing.reader) as slide:
-        (width, height), offset = slide.dimensions, bounds_offset(slide) if drawing.crop else (0.0, 0.0)
-    rows, cols = read_mask(case.mask).shape
-    step = _own_step(case.mask)
-    across, down = (width / cols, height / rows) if step is None else (step, step)
-    if abs(across / down - 1) > 0.02:
-        problem = f"is {cols} x {rows} px, its slide {width} x {height} px"
-        raise AnnotationError(problem, path=case.mask, remedy="a mask covers the whole slide")
-    return _sampled(case.key, case.mask, folder, drawing, scale=(across, down), offset=offset)
+        size, offset = slide.dimensions, bounds_offset(slide) if drawing.crop else (0.0, 0.0)
+    check_single_class(case.mask)
+    mask = read_mask(case.mask)
+    extent = mask_extent(case.mask, mask.shape, size)
+    return _sampled(_Place(case.key, case.mask, extent, size, offset), mask, folder, drawing)
 
 
 def sample_mask(path: Path, folder: Path, drawing: Drawing) -> SlideOutcome:
     """Draw points from a mask alone; one of ours knows its scale. Errors as for `sample_slide`."""
-    step = _own_step(path) or drawing.downsample
-    return _sampled(file_key(path), path, folder, drawing, scale=(step, step), offset=(0.0, 0.0))
-
-
-def _own_step(mask: Path) -> float | None:
-    """Level-0 px per pixel of a mask of ours; None of others.
-
-    Raises
-    ------
-    AnnotationError
-        It is a mask of several classes.
-    """
-    info = own_raster_info(mask)
+    check_single_class(path)
+    mask, info, key = read_mask(path), own_raster_info(path), file_key(path)
     if info is None:
-        return None
-    if info.classes:
-        names = ", ".join(of.name for of in info.classes)
-        raise AnnotationError(f"holds the classes {names}, points are drawn inside and outside of one", path=mask)
-    return info.grid.cell_px
+        extent = MaskExtent.of_grid(CellGrid(len(mask), mask.shape[1], drawing.downsample))
+        size = extent.size
+    else:
+        extent, size = MaskExtent.of_grid(info.grid), known_slide_size(info.grid, report_beside(path, key))
+    return _sampled(_Place(key, path, extent, size), mask, folder, drawing)
 
 
-def _sampled(
-    key: str,
-    mask: Path,
-    folder: Path,
-    drawing: Drawing,
-    *,
-    scale: tuple[float, float],
-    offset: tuple[float, float],
-) -> SlideOutcome:
+@dataclass(frozen=True)
+class _Place:
+    """A mask of a slide: where it lies, what size the slide has, and the corner of its bounds, all in level-0 px."""
+
+    key: str
+    path: Path
+    extent: MaskExtent
+    slide_size: tuple[float, float]
+    offset: tuple[float, float] = (0.0, 0.0)
+
+
+def _sampled(place: _Place, mask: NDArray[np.bool_], folder: Path, drawing: Drawing) -> SlideOutcome:
+    key, extent = place.key, place.extent
     # Neighbouring pixels of two classes would contradict each other.
-    margin = max(DEFAULT_MARGIN, drawing.margin_px / min(scale))
+    margin = max(DEFAULT_MARGIN, drawing.margin_px / min(extent.step))
+    valid = extent.on_slide(place.slide_size)
     try:
-        drawn = draw_points(read_mask(mask), pairs=drawing.pairs, seed=drawing.seed, key=key, margin=margin)
+        drawn = draw_points(mask, pairs=drawing.pairs, seed=drawing.seed, key=key, margin=margin, valid=valid)
     except AnnotationError as error:
         if error.path is not None:
             raise
         remedy = "ask for fewer pairs or a smaller margin, or leave this image out"
-        raise AnnotationError(error.problem, path=mask, remedy=remedy) from error
+        raise AnnotationError(error.problem, path=place.path, remedy=remedy) from error
     path = folder / f"{key}.{drawing.form}"
-    placed = replace(drawn, xy=drawn.xy * scale)
+    placed = replace(drawn, xy=drawn.xy * extent.step + extent.origin)
     if not drawing.force:
         refuse_others(path, placed, slide=key)
-    write_points(path, placed, slide=key, offset=offset)
+    write_points(path, placed, slide=key, offset=place.offset)
     return SlideOutcome(key, "done", f"{drawing.pairs} pairs", (path,))
 
 

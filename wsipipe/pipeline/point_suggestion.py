@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,12 @@ from wsipipe.errors import ConfigError, WsipipeError
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.suggestion import suggest_cells
 from wsipipe.pipeline.marked_points import points_file
+from wsipipe.pipeline.mask_extent import known_slide_size, report_beside
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.point_files import write_points
 from wsipipe.pipeline.suggestion_looks import map_beside, pooled_looks
 from wsipipe.store.feature_map import FeatureMap
-from wsipipe.store.raster import iter_bands, raster_info
-from wsipipe.store.tables import read_json
+from wsipipe.store.raster import iter_bands, raster_info, read_raster
 
 CLASS_NAME = "Suggested"
 _PROBABILITY = ".probability.tif"
@@ -102,8 +103,7 @@ def suggest_slide(path: Path, folder: Path, how: Suggesting) -> SlideOutcome:
     key, info = path.name.removesuffix(_PROBABILITY), raster_info(path)
     if info.classes:
         raise ConfigError("is of several classes, places are suggested where target and rest are unsure", path=path)
-    report = path.with_name(f"{key}.report.json")
-    told = read_json(report) if report.is_file() else {}
+    told = report_beside(path, key)
     x, y = told.get("geojson_frame", {}).get("origin", (0.0, 0.0)) if how.crop else (0.0, 0.0)
     spacing = how.spacing_um / (info.mpp or 1.0)  # px of the raster
     # Places are looked for on cells of a quarter of the distance, which are fields rather than lines.
@@ -120,11 +120,17 @@ def suggest_slide(path: Path, folder: Path, how: Suggesting) -> SlideOutcome:
         with FeatureMap.open(source) as features:
             looks, known = pooled_looks(features, cells)
         uncertainty[~known] = 0
-    taken = _taken(how, key, told, (float(x), float(y))) / cells.cell_px
-    chosen = suggest_cells(uncertainty, taken[:, ::-1], count=how.count, spacing=spacing / step, looks=looks)
+    taken = _taken(how, key, told, (float(x), float(y)))
+    at = taken[:, ::-1] / cells.cell_px
+    chosen = suggest_cells(uncertainty, at, count=how.count, spacing=spacing / step, looks=looks)
+    places = cells.centres(chosen)
+    size = known_slide_size(info.grid, told)
+    for index in range(len(chosen)):
+        near = np.concatenate([taken, np.delete(places, index, axis=0)])
+        places[index] = clickable(path, chosen[index], step, size, near, spacing * info.grid.cell_px)
     labels, names = np.full(len(chosen), OUT_OF_TARGET, np.int64), (CLASS_NAME,) * len(chosen)
     output = folder / f"{key}.suggested.geojson"
-    write_points(output, PointSet(cells.centres(chosen), labels, names), slide=key, offset=(float(x), float(y)))
+    write_points(output, PointSet(places, labels, names), slide=key, offset=(float(x), float(y)))
     basis = "doubt alone: no feature map beside the raster" if source is None else "doubt and features"
     return SlideOutcome(key, "done", f"{len(chosen)} places by {basis}", (output,))
 
@@ -133,13 +139,70 @@ def pooled_doubt(bands: Iterator[NDArray[np.uint8]], grid: CellGrid, step: int) 
     """Mean of 1 - |2 p - 1| over cells of `step` px squared; what lies past the raster counts as sure."""
     rows = []
     for band in bands:
-        doubt = 1 - np.abs(band.astype(np.float32) * (2 / 255) - 1)
+        doubt = _doubt(band)
         padded = np.pad(doubt, ((0, -len(band) % step), (0, -grid.cols % step)))
         rows.append(padded.reshape(padded.shape[0] // step, step, -1, step).mean(axis=(1, 3)))
     return np.concatenate(rows)
 
 
-def _taken(how: Suggesting, key: str, told: dict[str, object], offset: tuple[float, float]) -> NDArray[np.float64]:
+def _doubt(probability: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.asarray(1 - np.abs(probability.astype(np.float32) * (2 / 255) - 1))
+
+
+def clickable(
+    path: Path,
+    cell: NDArray[np.int64],
+    step: int,
+    slide_size: tuple[float, float],
+    near: NDArray[np.float64],
+    spacing: float,
+) -> tuple[float, float]:
+    """Place in a chosen cell that can be clicked: its centre, unless that lies off the slide or on a sure px.
+
+    Then it is the most doubtful px, of those that keep their distance if there are any.
+
+    Parameters
+    ----------
+    path : Path
+        The raster.
+    cell : (2,) int64 array
+        (row, col) of the cell, which has doubtful px.
+    step : int
+        Its side in px of the raster.
+    slide_size : (float, float)
+        (width, height) in level-0 px.
+    near : (n, 2) float64 array
+        Other places (x, y) in level-0 px.
+    spacing : float
+        Smallest distance to them in level-0 px.
+
+    Returns
+    -------
+    (float, float)
+        (x, y) in level-0 px, on the slide.
+    """
+    grid, (row, col) = raster_info(path).grid, (int(index) * step for index in cell)
+    doubt = _doubt(read_raster(path, slice(row, min(row + step, grid.rows)), slice(col, min(col + step, grid.cols))))
+    middle = (col + step / 2) * grid.cell_px, (row + step / 2) * grid.cell_px
+    if middle[0] < slide_size[0] and middle[1] < slide_size[1] and doubt[step // 2, step // 2] > 0:
+        return middle
+    x, y = (
+        _middles((first + np.arange(count)) * grid.cell_px, grid.cell_px, side)
+        for first, count, side in zip((col, row), doubt.shape[::-1], slide_size, strict=True)
+    )
+    places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    doubtful = doubt.ravel() > 0
+    apart = (np.hypot(*(places[:, np.newaxis] - near).T) >= spacing).all(axis=0)
+    best = places[np.argmax(doubt.ravel() + (apart & doubtful))]
+    return float(best[0]), float(best[1])
+
+
+def _middles(start: NDArray[np.float64], step: float, side: float) -> NDArray[np.float64]:
+    """Middles of px; of those at the far edge of the slide, of their part on the slide."""
+    return np.asarray((start + np.minimum(start + step, side)) / 2)
+
+
+def _taken(how: Suggesting, key: str, told: Mapping[str, Any], offset: tuple[float, float]) -> NDArray[np.float64]:
     """(x, y) in level-0 px of all points there are."""
     provenance = told.get("provenance")
     used = provenance.get("points", []) if isinstance(provenance, dict) else []

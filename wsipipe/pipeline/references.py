@@ -17,9 +17,9 @@ from wsipipe.annotations.shapes import OutlinedRegion
 from wsipipe.errors import AnnotationError
 from wsipipe.geometry import CellGrid
 from wsipipe.numerics.polygons import rasterize
+from wsipipe.pipeline.mask_extent import check_single_class, mask_extent
 from wsipipe.store.label_raster import LabelRaster
 from wsipipe.store.pyramid import regroup
-from wsipipe.store.raster import own_raster_info
 
 Mask = NDArray[np.bool_]
 
@@ -46,8 +46,9 @@ def mask_bands(raster: LabelRaster, grid: CellGrid, slide_size: tuple[float, flo
     Raises
     ------
     AnnotationError
-        The mask has not the slide's proportions.
+        The mask is of another area, see `mask_extent`, or one of ours of several classes.
     """
+    check_single_class(raster.path)
     pixels = (band.astype(np.uint8) for band in raster.bands())
     return (band.astype(np.bool_) for band in _laid_over(raster, pixels, grid, slide_size, rows))
 
@@ -65,7 +66,7 @@ def class_bands(
     Raises
     ------
     AnnotationError
-        The mask has not the slide's proportions, or a pixel another value.
+        The mask is of another area, see `mask_extent`, or a pixel has another value.
     """
     return _laid_over(raster, _checked(raster, classes), grid, slide_size, rows)
 
@@ -84,29 +85,10 @@ def _laid_over(
     rows: int,
 ) -> Iterator[NDArray[np.uint8]]:
     """Pixels of a mask under those of a grid, in bands of `rows` rows."""
-    width, height = slide_size
-    if abs(raster.cols * height / (raster.rows * width) - 1) > 0.02:
-        raise AnnotationError(
-            f"is {raster.cols} x {raster.rows} px, its slide {width:g} x {height:g} px",
-            path=raster.path,
-            remedy="a mask covers the whole slide",
-        )
-    width, height = _extent(raster, slide_size)
-    down = _index(grid.origin[1], grid.rows, grid.cell_px, height, raster.rows)
-    across = _index(grid.origin[0], grid.cols, grid.cell_px, width, raster.cols)
+    extent = mask_extent(raster.path, (raster.rows, raster.cols), slide_size, slack_px=grid.cell_px)
+    x, y = ((np.arange(count) + 0.5) * grid.cell_px for count in (grid.cols, grid.rows))
+    down, across = extent.rows_at(grid.origin[1] + y), extent.cols_at(grid.origin[0] + x)
     return regroup(_sampled(pixels, down, across), shape=grid.shape, channels=(), rows=rows)
-
-
-def _extent(raster: LabelRaster, slide_size: tuple[float, float]) -> tuple[float, float]:
-    """(width, height) that a mask covers, level-0 px: one of ours says it, and may reach past the slide's edge."""
-    info = own_raster_info(raster.path)
-    return slide_size if info is None else (info.grid.cols * info.grid.cell_px, info.grid.rows * info.grid.cell_px)
-
-
-def _index(start: float, count: int, step: float, extent: float, size: int) -> NDArray[np.int64]:
-    """Pixel of the mask under each row (or column) of a grid."""
-    position = start + (np.arange(count) + 0.5) * step
-    return np.asarray(np.clip(np.floor(position * size / extent), 0, size - 1), dtype=np.int64)
 
 
 def _sampled(
@@ -161,12 +143,15 @@ def _check_extent(regions: Sequence[OutlinedRegion], grid: CellGrid, path: Path)
     if not regions:
         return
     bounds = np.array([region.geometry.bounds for region in regions])
-    x, y = bounds[:, 2].max(), bounds[:, 3].max()
-    width, height = grid.cols * grid.cell_px, grid.rows * grid.cell_px
+    first, last = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
+    size = np.array([grid.cols * grid.cell_px, grid.rows * grid.cell_px])
     # Outlines drawn by hand run over the edge a little.
-    if x > width * 1.05 or y > height * 1.05:
+    over = size * 0.05
+    if (first < -over).any() or (last > size + over).any():
+        far = last if (last > size + over).any() else first
         raise AnnotationError(
-            f"its polygons reach to ({x:.0f}, {y:.0f}) px, the prediction covers {width:.0f} x {height:.0f} px",
+            f"its polygons reach to ({far[0]:.0f}, {far[1]:.0f}) px, "
+            f"the prediction covers {size[0]:.0f} x {size[1]:.0f} px",
             path=path,
             remedy="give the polygons of this slide, and the .mask.tif that wsipipe wrote, which knows its scale",
         )

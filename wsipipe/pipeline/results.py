@@ -289,8 +289,8 @@ def _report(
     classes: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     pixel_mm2 = None if reader.mpp is None else (raster.cell_px * reader.mpp / 1000) ** 2
-    tissue = segmentation.tissue
-    tissue_mm2 = None if reader.mpp is None else tissue.mask.sum() * (tissue.grid.cell_px * reader.mpp / 1000) ** 2
+    tissue_px = segmentation.tissue.area_px(*reader.dimensions)
+    tissue_mm2 = None if reader.mpp is None else tissue_px * (reader.mpp / 1000) ** 2
     return {
         "type": _FORMAT,
         "version": 1,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from wsipipe.annotations.masks import read_class_mask, read_mask
 from wsipipe.annotations.points import IN_TARGET, PointSet
 from wsipipe.errors import AnnotationError
+from wsipipe.pipeline.mask_extent import check_single_class, mask_extent
 from wsipipe.pipeline.sources import Source
 from wsipipe.pipeline.windows import place_windows
 
@@ -270,13 +271,13 @@ def truth_of(mask: NDArray[Any], source: Source, rows: slice, cols: slice, *, pa
     Parameters
     ----------
     mask : (height, width) array
-        Of the whole slide, at any resolution.
+        Of the whole slide, at any resolution; bool: of one target.
     source : Source
         The map.
     rows, cols : slice
         The window's cells.
     path : Path, optional
-        Where the mask is from, for errors.
+        Where the mask is from: one of ours knows its extent.
 
     Returns
     -------
@@ -286,19 +287,12 @@ def truth_of(mask: NDArray[Any], source: Source, rows: slice, cols: slice, *, pa
     Raises
     ------
     AnnotationError
-        The mask has not the slide's proportions.
+        The mask is of another area, see `mask_extent`; or one of ours of several classes, read as one target.
     """
-    (width, height), grid = source.slide_size, source.grid
-    if abs(mask.shape[1] * height / (mask.shape[0] * width) - 1) > 0.02:
-        raise AnnotationError(
-            f"is {mask.shape[1]} x {mask.shape[0]} px, its slide {width} x {height} px",
-            path=path,
-            remedy="a mask covers the whole slide",
-        )
+    if mask.dtype == np.bool_:
+        check_single_class(path)
+    grid = source.grid
+    extent = mask_extent(path, mask.shape, source.slide_size, slack_px=grid.cell_px)
     y = grid.origin[1] + (np.arange(rows.start, rows.stop) + 0.5) * grid.cell_px
     x = grid.origin[0] + (np.arange(cols.start, cols.stop) + 0.5) * grid.cell_px
-    return mask[np.ix_(_index(y, height, mask.shape[0]), _index(x, width, mask.shape[1]))]
-
-
-def _index(position: NDArray[np.float64], extent: int, size: int) -> NDArray[np.int64]:
-    return np.clip(np.floor(position * size / extent), 0, size - 1).astype(np.int64)
+    return np.asarray(mask[np.ix_(extent.rows_at(y), extent.cols_at(x))])
