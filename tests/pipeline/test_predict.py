@@ -31,7 +31,7 @@ class MemoryMap:
         self._valid = np.ones(features.shape[:2], bool) if valid is None else valid
         self.grid = CellGrid(*features.shape[:2], 16.0)
 
-    def read(self, rows, cols):
+    def read_stored(self, rows, cols):
         return self._features[rows, cols]
 
     def read_valid(self, rows, cols):
@@ -189,3 +189,11 @@ def test_an_image_goes_to_the_network_as_it_is(tmp_path, slide_path):
 def test_what_is_no_checkpoint_is_refused(tmp_path, slide_path):
     with pytest.raises(CheckpointError, match="checkpoint"):
         predict_slide(list_slides([slide_path])[0], model=slide_path, out=tmp_path)
+
+
+def test_features_as_stored_give_the_same_to_the_last_bit():
+    recipe = parse_recipe(SMALL)
+    network = model(recipe, 16)
+    stored = np.random.default_rng(3).normal(size=(70, 33, 16)).astype(np.float16)
+    stored[10:20] = 0
+    np.testing.assert_array_equal(probability(network, stored), probability(network, stored.astype(np.float32)))

@@ -203,7 +203,7 @@ def test_images_without_an_encoder_are_recoloured_for_training_and_prediction(sl
         fitted = fit_slide(view, None, settings)
         assert fitted is not None
         expected = fitted(view.read(Region(40, 30, 90, 60)))
-        seen = ImageMap(slide, 1.0, settings).read(*window)
+        seen = ImageMap(slide, 1.0, settings).read_stored(*window)
     np.testing.assert_array_equal(source.read(*window), expected)
     np.testing.assert_array_equal(seen, expected / np.float32(255))
     plain = image_source(entry(slides[1]), 1.0, reader="auto", stain=StainSettings())

@@ -147,7 +147,7 @@ class _SourceMap:
         """Where the cells lie."""
         return self.source.grid
 
-    def read(self, rows: slice, cols: slice) -> NDArray[np.float32]:
+    def read_stored(self, rows: slice, cols: slice) -> NDArray[np.float32]:
         """Features (rows, cols, dim)."""
         values = self.source.read(rows, cols)
         scale = np.float32(255) if values.dtype == np.uint8 else np.float32(1)

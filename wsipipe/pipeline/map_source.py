@@ -21,8 +21,8 @@ class MapSource(Protocol):
         """Where the cells lie."""
         ...
 
-    def read(self, rows: slice, cols: slice) -> NDArray[np.float32]:
-        """Features (rows, cols, dim) float32."""
+    def read_stored(self, rows: slice, cols: slice) -> NDArray[np.float16] | NDArray[np.float32]:
+        """Features (rows, cols, dim) in the precision in which they are there."""
         ...
 
     def read_valid(self, rows: slice, cols: slice) -> NDArray[np.bool_]:
@@ -59,7 +59,7 @@ class ImageMap:
         """Target pixels over the slide."""
         return self._grid
 
-    def read(self, rows: slice, cols: slice) -> NDArray[np.float32]:
+    def read_stored(self, rows: slice, cols: slice) -> NDArray[np.float32]:
         """RGB in [0, 1], (rows, cols, 3) float32."""
         region = Region(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
         return np.asarray(self._view.read(region), np.float32) / np.float32(255)

@@ -302,7 +302,7 @@ def predict_bands(
         if not source.read_valid(rows, cols).any():
             return None
         mixed = recipe.training.mixed_precision
-        return probability(network, source.read(rows, cols), mixed=mixed, views=recipe.views)
+        return probability(network, source.read_stored(rows, cols), mixed=mixed, views=recipe.views)
 
     start, total, settings = 0, source.grid.rows, recipe.predict
     channels = (len(recipe.training.classes),) if recipe.training.classes else ()
@@ -317,9 +317,13 @@ def predict_bands(
 
 @torch.inference_mode()
 def probability(
-    network: SegmentationModel, features: NDArray[np.float32], *, mixed: bool = True, views: int = 1
+    network: SegmentationModel,
+    features: NDArray[np.float16] | NDArray[np.float32],
+    *,
+    mixed: bool = True,
+    views: int = 1,
 ) -> NDArray[np.float32]:
-    """Probability (rows, cols) float32 of being in target, from features (rows, cols, dim) float32.
+    """Probability (rows, cols) float32 of being in target, from features (rows, cols, dim) of either precision.
 
     Of K classes, (rows, cols, K), of sum 1.
 

@@ -26,13 +26,18 @@ class View:
 
     def apply(self, x: Tensor) -> Tensor:
         """Turn a tensor."""
-        turned = torch.rot90(x, self.quarters, dims=(-2, -1))
+        turned = _turned(x, self.quarters)
         return turned.flip(-1) if self.mirrored else turned
 
     def undo(self, x: Tensor) -> Tensor:
         """Turn a tensor back."""
         straight = x.flip(-1) if self.mirrored else x
-        return torch.rot90(straight, -self.quarters, dims=(-2, -1))
+        return _turned(straight, -self.quarters)
+
+
+def _turned(x: Tensor, quarters: int) -> Tensor:
+    # torch copies even where nothing turns, and into another order of the channels.
+    return torch.rot90(x, quarters, dims=(-2, -1)) if quarters else x
 
 
 def draw_view(size: Sequence[int]) -> View:
