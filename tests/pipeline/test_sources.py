@@ -33,7 +33,9 @@ def test_picture_reads_the_level_that_suffices(tmp_path, monkeypatch):
     with open_slide(path) as slide:
         read = type(slide).read_region
         monkeypatch.setattr(
-            type(slide), "read_region", lambda self, region, level: levels.append(level) or read(self, region, level)
+            type(slide),
+            "read_region",
+            lambda self, region, level, out=None: levels.append(level) or read(self, region, level, out),
         )
         region_picture(slide, (0.0, 0.0, 1024.0, 768.0), long_side_px=256)
     assert set(levels) == {2}
