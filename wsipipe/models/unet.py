@@ -42,7 +42,7 @@ class UNet(nn.Module):
         widths = _widths(settings)
         block = functools.partial(_convolutions, norm=settings.norm)
         self.factor = 2**settings.depth
-        self.reduce = block(in_channels, widths[0], kernels=(1,)) if in_channels > widths[0] else nn.Identity()
+        self.reduce = block(in_channels, widths[0], kernels=(1,)) if in_channels > widths[0] else nn.Sequential()
         self.encoder = nn.ModuleList(
             block(before, after)
             for before, after in zip([min(in_channels, widths[0]), *widths[:-1]], widths, strict=True)
@@ -75,12 +75,12 @@ class UNet(nn.Module):
 
     def narrow(self, x: Tensor) -> Tensor:
         """Mix the channels of x (n, c, h, w) into `width`, where there are more, cell by cell; not normalised yet."""
-        return x if isinstance(self.reduce, nn.Identity) else self.reduce[0](x)
+        narrow: Tensor = self.reduce[:1](x)
+        return narrow
 
     def encode_narrow(self, x: Tensor) -> list[Tensor]:
         """Encode what `narrow` gave."""
-        x = self._padded(x)
-        x = x if isinstance(self.reduce, nn.Identity) else self.reduce[1:](x)
+        x = self.reduce[1:](self._padded(x))
         stages: list[Tensor] = []
         for stage in self.encoder:
             x = stage(F.max_pool2d(stages[-1], 2) if stages else x)

@@ -291,8 +291,9 @@ def _pen_marks(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     colour = (red << 10) | (green << 5) | blue
     sure, possible = (table.ravel()[colour] for table in _ink_colours())
     areas = Components(_opened(possible, 2))
-    ink = areas.counts(areas.mask & sure) >= 0.25 * areas.sizes()
-    ink &= areas.sizes() >= PEN_AREA_UM2 / (step * mpp) ** 2
+    sizes = areas.sizes()
+    ink = areas.counts(areas.mask & sure) >= 0.25 * sizes
+    ink &= sizes >= PEN_AREA_UM2 / (step * mpp) ** 2
     rim = _window(areas.painted(ink), 2 * round(WINDOW_UM / (step * mpp)) + 1, np.maximum)
     return np.asarray(rim.repeat(step, axis=0).repeat(step, axis=1)[: rgb.shape[0], : rgb.shape[1]])
 

@@ -167,10 +167,11 @@ def open_device_source(view: MppView, device: torch.device) -> DeviceSource | No
         None where pixels are recoloured, the level is not stored as JPEG tiles that are read directly, or is read
         smaller, or the device does not decode them as the CPU does.
     """
-    if isinstance(view, RecolouredView) or view.factor > 1 or encoded_tiles(view.reader, view.level) is None:
+    if isinstance(view, RecolouredView) or view.factor > 1:
         return None
     tiles = encoded_tiles(copy.copy(view.reader), view.level)
-    assert tiles is not None
+    if tiles is None:
+        return None
     source = DeviceSource(view, tiles, device)
     if source.agrees():
         return source

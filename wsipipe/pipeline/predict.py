@@ -117,13 +117,12 @@ def predict_slide(
             if isinstance(source, FeatureMap):
                 check_fits(checkpoint, source.info)
             network = restore_model(checkpoint, device=str(pick_device(device)))
-            room = Room(folder, entry.key, report=report)
             kept: list[Band] | None = [] if calibration.shift is not None and slide.mpp is not None else None
             bands = predict_map(
                 network,
                 source,
                 recipe,
-                room=room,
+                room=Room(folder, entry.key, report=report),
                 temperature=calibration.temperature,
                 before=kept,
                 item=entry.key,

@@ -187,7 +187,8 @@ class DirectReader(LazyReader[TileFile]):
         """Whether the library gives the same pixels; not, where there is nothing to compare."""
         handle, step = self._use(), self.level_downsamples[level]
         stored = handle.stored(level)
-        places = _tiles(stored) if step.is_integer() else _undisplaced_blocks(stored, step)
+        tiles = (tile_at(stored, level, column, row).inside for row, column in stored.examples())
+        places = list(tiles) if step.is_integer() else _undisplaced_blocks(stored, step)
         for place in places:
             try:
                 ours = handle.read(place, level, self._stand_in)
@@ -204,17 +205,8 @@ class DirectReader(LazyReader[TileFile]):
         return f"level {level}: {differs if isinstance(stored, TileLevel) else stored}"
 
 
-def _tiles(stored: TileLevel) -> list[Region]:
-    """Tiles to compare: the first and the middle one that the file holds, and the one of most bytes."""
-    held, columns = np.flatnonzero(stored.counts), stored.counts.shape[1]
-    if not held.size:
-        return []
-    chosen = {int(held[0]), int(held[held.size // 2]), int(stored.counts.argmax())}
-    return [tile_at(stored, 0, index % columns, index // columns).inside for index in sorted(chosen)]
-
-
 def _undisplaced_blocks(stored: TileLevel, step: float) -> list[Region]:
-    """Blocks to compare, likewise, among those in which OpenSlide is read that begin next to a level-0 px."""
+    """Blocks to compare, chosen like `TileLevel.examples`, of those that OpenSlide reads from next to a level-0 px."""
     columns, rows = (
         [at for at in range(0, side, BLOCK_PX) if abs(round(at * step) / step - at) < _DISPLACED_PX][:_MOST]
         for side in (stored.width, stored.height)

@@ -114,7 +114,9 @@ class TileFile:
 
     def encoded(self, level: int, row: int, column: int) -> bytes | None:
         """Bytes of a tile as they stand in the file, None where it does not hold it; TileError where it is cut off."""
-        stored = self.stored(level)
+        return self._bytes_of(self.stored(level), row, column)
+
+    def _bytes_of(self, stored: TileLevel, row: int, column: int) -> bytes | None:
         start, count = stored.offsets.item(row, column), stored.counts.item(row, column)
         return self._bytes.read(start, count) if count else None
 
@@ -152,14 +154,14 @@ class TileFile:
     def _fill(self, out: NDArray[np.uint8], stored: TileLevel, key: Key, stand_in: StandIn) -> NDArray[np.uint8]:
         """Decode a whole tile, beyond the edges of the slide too, into a C-contiguous array."""
         level, _, row, column = key
-        start, count = stored.offsets.item(row, column), stored.counts.item(row, column)
         told = None
-        if count:
-            try:
-                stored.decode(self._bytes.read(start, count), out)
+        try:
+            data = self._bytes_of(stored, row, column)
+            if data is not None:
+                stored.decode(data, out)
                 return out
-            except TileError as error:
-                told = error
+        except TileError as error:
+            told = error
         pixels = stand_in(tile_at(stored, level, column, row), told)
         out[: pixels.shape[0], : pixels.shape[1]] = pixels
         return out

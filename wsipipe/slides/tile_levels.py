@@ -66,6 +66,14 @@ class TileLevel:
         height = min(self.tile_height, self.height - row * self.tile_height)
         return height * min(self.tile_width, self.width - column * self.tile_width)
 
+    def examples(self) -> list[tuple[int, int]]:
+        """Row and column of the first and the middle tile that the file holds, and of the one of most bytes."""
+        held = np.flatnonzero(self.counts)
+        if not held.size:
+            return []
+        chosen = {int(held[0]), int(held[held.size // 2]), int(self.counts.argmax())}
+        return [divmod(index, self.counts.shape[1]) for index in sorted(chosen)]
+
     def smaller(self, factor: int) -> TileLevel:
         """View of this level, smaller by a factor of `scaled`; its last px may reach past the edge.
 
