@@ -58,6 +58,8 @@ class Region:
 
     def clipped(self, width: int, height: int) -> Region | None:
         """Cut to [0, width) x [0, height); None where nothing is left."""
+        if self.x >= 0 and self.y >= 0 and self.x_end <= width and self.y_end <= height:
+            return self
         x, y = max(self.x, 0), max(self.y, 0)
         x_end, y_end = min(self.x_end, width), min(self.y_end, height)
         return Region(x, y, x_end - x, y_end - y) if x_end > x and y_end > y else None

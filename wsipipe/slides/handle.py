@@ -73,11 +73,13 @@ class LazyReader(ABC, Generic[Handle]):
         if not 0 <= level < len(self.level_dimensions):
             raise SlideError(f"has levels 0 to {len(self.level_dimensions) - 1}, not {level}", path=self.path)
         part = region.clipped(*self.level_dimensions[level])
-        if part == region and out is None:
-            return self._read(part, level)
+        if part is region and out is None:
+            return self._read(region, level)
         canvas = room_for(region.height, region.width, out)
-        if part != region:
-            canvas[...] = WHITE
+        if part is region:
+            self._read_into(region, level, canvas)
+            return canvas
+        canvas[...] = WHITE
         if part is not None:
             x, y = part.x - region.x, part.y - region.y
             self._read_into(part, level, canvas[y : y + part.height, x : x + part.width])

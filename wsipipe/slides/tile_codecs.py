@@ -138,5 +138,5 @@ def _lossless(form: TileFormat) -> Decoder | None:
 
 
 def _check_shape(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    if tuple(shape) != tuple(expected):
+    if shape != expected:
         raise ValueError(f"it has {shape[1]} x {shape[0]} px, not {expected[1]} x {expected[0]}")

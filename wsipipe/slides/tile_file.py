@@ -19,6 +19,8 @@ from wsipipe.slides.tile_levels import TileLevel
 
 # A row of tiles across 80,000 px, of 256 px and three bytes: what regions read row by row come back to.
 CACHE_BYTES = 64 << 20
+# Windows has no read that leaves the position alone.
+_HAS_PREAD = hasattr(os, "pread")
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ class TileFile:
         if target.shape == shape and target.flags.c_contiguous:
             self._fill(target, stored, key, stand_in)
             return
-        px, inside_px = height * width, stored.inside_px(*key[2:])
+        px = height * width
+        inside_px = px if target.shape == shape else stored.inside_px(*key[2:])
         slot = self.cache.room(shape) if px < inside_px else None
         if slot is None:
             target[...] = self._fill(self._scratch(shape), stored, key, stand_in)[source]
@@ -186,24 +189,21 @@ class _ByteSource:
 
     def read(self, start: int, count: int) -> bytes:
         try:
-            data = _read_at(self._file, start, count, self._lock)
+            data = os.pread(self._file, count, start) if _HAS_PREAD else self._seek_and_read(start, count)
         except OSError as error:
             raise TileError(f"reading {count} bytes at {start}: {error.strerror}") from error
         if len(data) != count:
             raise TileError(f"the file ends before byte {start + count}")
         return data
 
+    def _seek_and_read(self, start: int, count: int) -> bytes:
+        with self._lock:
+            os.lseek(self._file, start, os.SEEK_SET)
+            return os.read(self._file, count)
+
     def __del__(self) -> None:
         if "_file" in self.__dict__:
             os.close(self._file)
-
-
-def _read_at(file: int, start: int, count: int, lock: threading.Lock) -> bytes:
-    if hasattr(os, "pread"):
-        return os.pread(file, count, start)
-    with lock:  # Windows has no read that leaves the position alone
-        os.lseek(file, start, os.SEEK_SET)
-        return os.read(file, count)
 
 
 def tile_at(stored: TileLevel, level: int, column: int, row: int) -> Tile:

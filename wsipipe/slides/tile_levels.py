@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ class TileLevel:
     scaled: Mapping[int, Decoder] = field(default_factory=dict)
     jpeg: JpegStream | None = None
 
-    @property
+    @cached_property
     def tile_shape(self) -> tuple[int, int, int]:
         """Of the pixels of a tile."""
         return self.tile_height, self.tile_width, 3
