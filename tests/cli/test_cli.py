@@ -54,17 +54,15 @@ def test_help_alone_loads_only_the_terminal():
     assert done.stderr.strip() == "[]"
 
 
-def test_torchvision_is_loaded_for_its_own_networks_alone():
+def test_torchvision_is_not_loaded_for_resnets():
     script = (
         "import sys; from wsipipe.pipeline import extract, predict, train; "
         "from wsipipe.config import EncoderSettings; from wsipipe.models.encoders import build_encoder; "
-        "build_encoder(EncoderSettings(name='filterbank', kind='dense', stride_px=8)); "
-        "early = 'torchvision' in sys.modules; "
         "build_encoder(EncoderSettings(name='resnet18', weights='none')); "
-        "sys.exit(str([early, 'torchvision' in sys.modules]))"
+        "sys.exit(str('torchvision' in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.stderr.strip() == "[False, True]"
+    assert done.stderr.strip() == "False"
 
 
 def test_version_comes_from_one_place():

@@ -156,6 +156,12 @@ def test_offline_imagenet_names_the_alternatives(tmp_path: Path, monkeypatch: py
     assert list(tmp_path.rglob("*.pth*")) == []
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_files_are_called_as_torchvision_calls_its_weights(name: str) -> None:
+    url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    assert imagenet_file(name).name == url.rpartition("/")[2]
+
+
 def unreachable(*args: object, **kwargs: object) -> None:
     reason = "no network"
     raise URLError(reason)

@@ -351,6 +351,7 @@ def test_closing_closes_the_file(plain):
 def test_systems_without_pread(plain, monkeypatch):
     with open_slide(plain) as reader:
         expected = whole(reader)
+        monkeypatch.setattr(tile_file, "_HAS_PREAD", False)
         monkeypatch.delattr(os, "pread")
         assert np.array_equal(whole(reader), expected)
 

@@ -1,4 +1,4 @@
-"""ResNets of torchvision as encoders: one pooled vector per patch, or the convolutional map up to layer3."""
+"""ResNets as encoders: one pooled vector per patch, or the convolutional map up to layer3."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsipipe.errors import ConfigError
 from wsipipe.models.receptive_field import main_path, receptive_field
+from wsipipe.models.residual_network import residual_network
 from wsipipe.models.row_layers import Layer, layers_of
 from wsipipe.models.stem import Stem
 from wsipipe.models.weights import read_weights, weights_digest
@@ -141,13 +142,9 @@ def build_resnet(
 
 
 def _load(name: str, weights: str) -> tuple[nn.Module, str]:
-    """Network of torchvision without its classifier, in evaluation mode, and the digest of its weights."""
-    # Imported here: it takes a second and 160 MB, which nobody without a ResNet needs.
-    from torchvision.models import get_model
-
+    """Network without its classifier, in evaluation mode, and the digest of its weights."""
     with torch.device("meta"):  # no time is lost on initial values that are thrown away
-        net: nn.Module = get_model(name, weights=None)
-    net.fc = nn.Identity()
+        net = residual_network(name)
     state = net.state_dict()
     like = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     tensors = read_weights(weights, encoder=name, like=like)

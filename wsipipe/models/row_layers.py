@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsipipe.models.residual_network import ResidualBlock
 from wsipipe.models.stem import Stem
 
 
@@ -64,7 +65,7 @@ IDENTITY = Window(lambda x: x, kernel=1, stride=1, padding=0, channels=0)
 
 
 def layers_of(body: nn.Module) -> Iterator[Layer]:
-    """Layers of a `Stem`, of torchvision's residual blocks, of poolings, and of sequences of these.
+    """Layers of a `Stem`, of residual blocks, of poolings, and of sequences of these.
 
     Raises
     ------
@@ -77,7 +78,7 @@ def layers_of(body: nn.Module) -> Iterator[Layer]:
     elif isinstance(body, nn.AvgPool2d):
         side = _side(body.kernel_size)
         yield Window(lambda x: functional.avg_pool2d(x, side), side, side, 0, channels=0)
-    elif hasattr(body, "conv1") and hasattr(body, "downsample"):
+    elif isinstance(body, ResidualBlock):
         yield _block(body)
     elif isinstance(body, nn.Sequential):
         for part in body:
@@ -86,12 +87,9 @@ def layers_of(body: nn.Module) -> Iterator[Layer]:
         raise TypeError(f"{type(body).__name__} cannot be streamed")
 
 
-def _block(block: nn.Module) -> Residual:
-    """BasicBlock or Bottleneck of torchvision."""
-    names = [n for n in ("1", "2", "3") if hasattr(block, f"conv{n}")]
-    main = tuple(_convolution(getattr(block, f"conv{n}"), getattr(block, f"bn{n}")) for n in names)
-    shortcut = block.downsample
-    return Residual(main, _convolution(*shortcut) if isinstance(shortcut, nn.Sequential) else IDENTITY)
+def _block(block: ResidualBlock) -> Residual:
+    main = tuple(_convolution(conv, norm) for conv, norm in block.layers())
+    return Residual(main, IDENTITY if block.downsample is None else _convolution(*block.downsample))
 
 
 def _convolution(conv: nn.Conv2d, norm: nn.Module) -> Window:

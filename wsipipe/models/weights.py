@@ -6,8 +6,6 @@ import hashlib
 import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -18,10 +16,13 @@ from torch import Tensor
 
 from wsipipe.errors import WeightsError
 
-if TYPE_CHECKING:
-    from torchvision.models import WeightsEnum
-
 ALTERNATIVES = "or use --weights none, --weights FILE or --encoder filterbank"
+# As torchvision's IMAGENET1K_V1 are called.
+_IMAGENET_FILES = {
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet34": "resnet34-b627a593.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+}
 _CONTAINERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "model.", "backbone.", "encoder.")
 _LOAD_ERRORS = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError)
@@ -111,20 +112,17 @@ def _uniform(stream: np.random.PCG64, count: int) -> NDArray[np.float32]:
 
 def imagenet_file(encoder: str) -> Path:
     """Where torch keeps torchvision's ImageNet weights of an encoder, or would after a download."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(_imagenet(encoder).url).path).name
-
-
-def _imagenet(encoder: str) -> WeightsEnum:
-    # Imported here: it takes a second and 160 MB, and other encoders and maps that are there already need none of it.
-    from torchvision.models import get_model_weights
-
-    return get_model_weights(encoder).IMAGENET1K_V1
+    return Path(torch.hub.get_dir()) / "checkpoints" / _IMAGENET_FILES[encoder]
 
 
 def _read_imagenet(encoder: str) -> dict[str, Tensor]:
-    place, weights = imagenet_file(encoder), _imagenet(encoder)
+    place = imagenet_file(encoder)
     if place.is_file():
         return read_tensors(place)
+    # Imported here: it takes a second and 160 MB, and only a download needs it.
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(encoder).IMAGENET1K_V1
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except (OSError, RuntimeError) as error:
