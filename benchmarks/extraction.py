@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from unittest import mock
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peak import own_peak
 
 from wsipipe import read_ahead
 from wsipipe.config import Recipe
@@ -248,18 +248,6 @@ def peak(kind: str) -> float:
     """Peak resident MB of a process that extracts once."""
     command = [sys.executable, *sys.argv, "--once", kind]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def own_peak() -> float:
-    """Peak resident MB of this process.
-
-    Linux hands the parent's peak on through fork and exec in `ru_maxrss`; VmHWM begins anew.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        lines = (line.split() for line in status.read_text(encoding="ascii").splitlines())
-        return next(int(words[1]) for words in lines if words[0] == "VmHWM:") / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def table(rows: list[dict[str, Any]]) -> str:

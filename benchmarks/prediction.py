@@ -21,15 +21,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from extraction import own_peak
+from peak import own_peak
 
 from wsipipe.config import Recipe, load_recipe, updated
 from wsipipe.models.resnet import ResNetEncoder
 from wsipipe.models.row_stream import RowStream
 from wsipipe.pipeline import extract, predict
-from wsipipe.pipeline.demo import write_manifest
-from wsipipe.pipeline.demo_slide import make_demo_slide
-from wsipipe.pipeline.train import train
 from wsipipe.slides import SlideEntry
 
 PARTS = ("start", "tissue", "extraction", "results")
@@ -65,6 +62,11 @@ def recipe(options: argparse.Namespace) -> Recipe:
 
 def trained(settings: Recipe, folder: Path) -> Path:
     """Run folder of a model that knows the demo slide a little."""
+    # Imported here: processes that predict do without.
+    from wsipipe.pipeline.demo import write_manifest
+    from wsipipe.pipeline.demo_slide import make_demo_slide
+    from wsipipe.pipeline.train import train
+
     files = make_demo_slide(folder)
     train(write_manifest(folder, files), settings, folder / "run", out=folder)
     return folder / "run"
