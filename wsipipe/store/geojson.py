@@ -16,7 +16,7 @@ from typing import IO
 
 import numpy as np
 import shapely
-from shapely.geometry import MultiPolygon, Polygon
+from shapely.geometry import LinearRing, MultiPolygon, Polygon
 from shapely.geometry.polygon import orient
 
 from wsipipe.annotations.shapes import OutlinedRegion
@@ -145,10 +145,17 @@ def _geometry(geometry: Polygon | MultiPolygon) -> dict[str, object]:
 def _rings(polygon: Polygon) -> list[list[list[float]]]:
     """Exterior counter-clockwise, holes clockwise (RFC 7946, 3.1.6), each closed."""
     turned = orient(polygon, sign=1.0)
-    return [
-        [[_short(x), _short(y)] for x, y in np.asarray(ring.coords)[:, :2].tolist()]
-        for ring in (turned.exterior, *turned.interiors)
-    ]
+    return [_positions(ring) for ring in (turned.exterior, *turned.interiors)]
+
+
+def _positions(ring: LinearRing) -> list[list[float]]:
+    """Round a ring; whole numbers stay such, and where outlines follow px there are no others."""
+    xy = np.round(np.asarray(ring.coords)[:, :2], DECIMALS)
+    whole = np.rint(xy)
+    if np.array_equal(xy, whole):
+        positions: list[list[float]] = whole.astype(np.int64).tolist()
+        return positions
+    return [[_short(x), _short(y)] for x, y in xy.tolist()]
 
 
 def _short(value: float) -> float:
