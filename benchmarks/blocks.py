@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peak import own_peak
 from scipy.ndimage import gaussian_filter
 
 from wsipipe.numerics.solvers.blocks import solve_blocks
@@ -95,7 +96,7 @@ def measure(case: Row) -> Row:
         small = LargeMap(made_map((64, 64)))
         solve_blocks(small, MemoryScratch(), SolverSettings(max_iter=8), bands=2)
         solve_cvm(small.z[None], max_iter=8, threads=1)
-        base, started, cpu = peak_mb(), time.perf_counter(), time.process_time()
+        base, started, cpu = own_peak(), time.perf_counter(), time.process_time()
         if case["bands"]:
             out = np.lib.format.open_memmap(path.with_name("u.npy"), "w+", np.float32, np.load(path, "r").shape)
             with scratch_folder(path.parent, key="blocks") as scratch:
@@ -104,7 +105,7 @@ def measure(case: Row) -> Row:
         else:
             found = undivided(path, case)
         wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-        peak = peak_mb() - base
+        peak = own_peak() - base
     if case["workers"] > 1:
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     figures = {"iterations": found.iterations, "gap": found.gap, "status": found.status}
@@ -130,10 +131,6 @@ def made_map(shape: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.float32]]:
 def digest(u: np.ndarray[Any, np.dtype[np.float32]]) -> str:
     """Tell maps apart that differ in a bit."""
     return hashlib.sha256(np.ascontiguousarray(u).data).hexdigest()[:12]
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def table(rows: list[Row]) -> str:

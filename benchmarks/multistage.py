@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peak import own_peak
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -107,7 +107,7 @@ def measure(case: Row) -> Row:
     work: Callable[..., None] = {"stages": in_stages, "ordinary": ordinarily}[case["way"]]
     picture = torch.randint(0, 256, (1024, 1024, 3), dtype=torch.uint8)
     side = round(case["patches"] ** 0.5)
-    base, seconds = peak_mb(), []
+    base, seconds = own_peak(), []
     for _ in range(case["repeat"]):
         encoder.zero_grad()
         head.zero_grad()
@@ -115,7 +115,7 @@ def measure(case: Row) -> Row:
         work(encoder, head, Patches(picture, side))
         seconds.append(time.process_time() - began)
     torch.save([parameter.grad for module in (encoder, head) for parameter in module.parameters()], case["file"])
-    return {"peak_mb": peak_mb() - base, "cpu_s": min(seconds)}
+    return {"peak_mb": own_peak() - base, "cpu_s": min(seconds)}
 
 
 def in_stages(encoder: nn.Module, head: nn.Module, patches: Patches) -> None:
@@ -137,10 +137,6 @@ def difference(case: Row) -> Row:
     """Largest difference of a gradient, as a share of the largest value of its tensor."""
     pairs = zip(*(torch.load(file) for file in case["files"]), strict=True)
     return {"difference": max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)}
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def line(row: Row) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import rasterio.features
 import scipy.ndimage
 import shapely
 from numpy.typing import NDArray
+from peak import own_peak
 from shapely.geometry import Polygon, shape
 
 from wsipipe.annotations.shapes import OutlinedRegion
@@ -149,12 +149,12 @@ def measure(case: Row) -> Row:
     small = CellGrid(64, 64, 1.0)
     outline_mask(np.eye(64, dtype=bool), small)
     write_geoparquet(work.folder / "small", [OutlinedRegion(shapely.box(0, 0, 1, 1))])  # loads pyarrow
-    base = peak_mb()
+    base = own_peak()
     for step in STEPS[case["step"]]:
         started = time.process_time()
         step(work)
         seconds = time.process_time() - started
-    told = {"seconds": seconds, "peak_mb": peak_mb() - base, "file_mb": work.size / 1e6}
+    told = {"seconds": seconds, "peak_mb": own_peak() - base, "file_mb": work.size / 1e6}
     check(case["step"], work)
     told |= {"polygons": len(work.polygons), "corners": int(shapely.get_num_coordinates(work.polygons).sum())}
     return case | told | {"pixels": work.grid.rows * work.grid.cols}
@@ -166,10 +166,6 @@ def check(step: str, work: Work) -> None:
         raise SystemExit("the outlines, drawn again, are not the mask")
     if step == "library" and shapely.area(work.polygons).sum() != mask.sum():
         raise SystemExit("the library's polygons have another area")
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def table(rows: list[Row]) -> str:

@@ -57,7 +57,7 @@ class Region:
         return Region(self.x - left, self.y - top, self.width + left + right, self.height + top + bottom)
 
     def clipped(self, width: int, height: int) -> Region | None:
-        """Cut to [0, width) x [0, height); None where nothing is left."""
+        """Cut to [0, width) x [0, height): the region itself where nothing is cut, None where nothing is left."""
         if self.x >= 0 and self.y >= 0 and self.x_end <= width and self.y_end <= height:
             return self
         x, y = max(self.x, 0), max(self.y, 0)

@@ -54,10 +54,11 @@ def test_help_alone_loads_only_the_terminal():
     assert done.stderr.strip() == "[]"
 
 
-def test_torchvision_is_not_loaded_for_resnets():
+def test_torchvision_is_not_loaded_for_encoders_of_our_own():
     script = (
         "import sys; from wsipipe.pipeline import extract, predict, train; "
         "from wsipipe.config import EncoderSettings; from wsipipe.models.encoders import build_encoder; "
+        "build_encoder(EncoderSettings(name='filterbank', kind='dense', stride_px=8)); "
         "build_encoder(EncoderSettings(name='resnet18', weights='none')); "
         "sys.exit(str('torchvision' in sys.modules))"
     )

@@ -1,7 +1,7 @@
 """Residual networks (He et al. 2015, table 1), layer for layer those of torchvision, with its names.
 
-Importing torchvision takes a second and 160 MB, most of it for its detection networks: more than a slide's tissue and
-results take together. Weights of torchvision's networks fit, and tests hold the two against each other.
+Importing torchvision takes a second and 160 MB, most of it for operators of its detection networks. Weights of its
+networks fit, and tests hold the two against each other.
 """
 
 from __future__ import annotations

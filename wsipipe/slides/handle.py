@@ -76,10 +76,8 @@ class LazyReader(ABC, Generic[Handle]):
         if part is region and out is None:
             return self._read(region, level)
         canvas = room_for(region.height, region.width, out)
-        if part is region:
-            self._read_into(region, level, canvas)
-            return canvas
-        canvas[...] = WHITE
+        if part is not region:
+            canvas[...] = WHITE
         if part is not None:
             x, y = part.x - region.x, part.y - region.y
             self._read_into(part, level, canvas[y : y + part.height, x : x + part.width])

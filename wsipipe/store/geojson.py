@@ -149,8 +149,8 @@ def _rings(polygon: Polygon) -> list[list[list[float]]]:
 
 
 def _positions(ring: LinearRing) -> list[list[float]]:
-    """Round a ring; whole numbers stay such, and where outlines follow px there are no others."""
-    xy = np.round(np.asarray(ring.coords)[:, :2], DECIMALS)
+    """Corners of a ring, each number as short as it is; all are whole, and quickly told, where outlines follow px."""
+    xy = np.asarray(ring.coords)[:, :2]
     whole = np.rint(xy)
     if np.array_equal(xy, whole):
         positions: list[list[float]] = whole.astype(np.int64).tolist()
