@@ -53,8 +53,9 @@ def linear_taps(start: int, count: int, ratio: float) -> Taps:
     """
     centre = (np.arange(start, start + count, dtype=np.float64) + 0.5) * ratio
     support = max(ratio, 1.0)
-    first = np.floor(centre - support).astype(np.int64)
-    index = first[:, None] + np.arange(int(np.ceil(2 * support)) + 1)
+    # The px whose centres lie within the filter: no more than this many do.
+    first = np.floor(centre - support + 0.5).astype(np.int64)
+    index = first[:, None] + np.arange(int(np.ceil(2 * support)))
     weight = np.clip(1 - np.abs(index + 0.5 - centre[:, None]) / support, 0, None)
     return Taps(index, (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32))
 
