@@ -133,9 +133,9 @@ class DenseStream:
                 cells = int(np.count_nonzero(pending[part])) if part.start >= 0 else 0
                 tell(cells, sum(p.shape[2] * p.shape[3] for p in pixels))
             for j in columns:
-                block = self._block(i, j)
-                yield block, values[:, block.cols.start - left * side : block.cols.stop - left * side]
-            release_memory()
+                place, cols = self._slices(i, j), self._within(j, left)
+                yield Block((i, j), *place, wanted[place[0], cols]), values[:, cols]
+        release_memory()
 
     def _cells(self, left: int, right: int, todo: set[Index]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Cells with tissue of a band, and those among them that are to be computed."""
@@ -143,17 +143,21 @@ class DenseStream:
         wanted = np.zeros((grid.rows, min(right * side, grid.cols) - left * side), np.bool_)
         pending = np.zeros_like(wanted)
         for i, j in itertools.product(range(-(-grid.rows // side)), range(left, right)):
-            block = self._block(i, j)
-            cols = slice(block.cols.start - left * side, block.cols.stop - left * side)
-            wanted[block.rows, cols] = block.valid
-            pending[block.rows, cols] = block.valid & ((i, j) in todo)
+            (rows, cols), within = self._slices(i, j), self._within(j, left)
+            valid = self.layout.valid(rows, cols)
+            wanted[rows, within] = valid
+            pending[rows, within] = valid & ((i, j) in todo)
         return wanted, pending
 
-    def _block(self, i: int, j: int) -> Block:
+    def _slices(self, i: int, j: int) -> tuple[slice, slice]:
+        """Rows and columns of the map that a block covers."""
         side, grid = self.layout.block_cells, self.layout.grid
-        rows = slice(i * side, min((i + 1) * side, grid.rows))
-        cols = slice(j * side, min((j + 1) * side, grid.cols))
-        return Block((i, j), rows, cols, self.layout.valid(rows, cols))
+        return slice(i * side, min((i + 1) * side, grid.rows)), slice(j * side, min((j + 1) * side, grid.cols))
+
+    def _within(self, j: int, left: int) -> slice:
+        """Columns that block column j covers of a band that begins with block column `left`."""
+        side = self.layout.block_cells
+        return slice((j - left) * side, min((j + 1) * side, self.layout.grid.cols) - left * side)
 
     def _pixels(self, source: Source, rect: Rect, x: int) -> Tensor:
         """(1, 3, h, w) uint8, channels-last."""

@@ -28,6 +28,7 @@ from wsipipe.pipeline.class_bands import ClassBands
 from wsipipe.pipeline.outcome import SlideOutcome
 from wsipipe.pipeline.overlay import draw_overlay
 from wsipipe.pipeline.regions import regions_of
+from wsipipe.pipeline.write_behind import WriteBehind
 from wsipipe.slides import SlideReader
 from wsipipe.store.geojson import write_geojson
 from wsipipe.store.images import write_png
@@ -217,12 +218,13 @@ def write_results(
         write = functools.partial(write_pyramid, grid=raster, mpp=mpp, classes=classes)
         write(probability, drawn, flavour="plain", reduce="mean", about=about)
         masks = ClassBands(probability, classes) if classes else _MaskBands(probability, segmentation)
-        write(mask, iter(masks), flavour="plain", reduce="nearest")
-        write(mask_ome, iter(masks), flavour="ome", reduce="nearest")
-        regions = masks.regions(raster, reader.mpp)
-        write_geojson(geojson, regions, offset=segmentation.offset, slide=key)
-        if not isinstance(reader, UnseenSlide):
-            write_png(overlay, draw_overlay(reader, regions))
+        with WriteBehind() as beside:
+            beside.put(lambda: write(mask, iter(masks), flavour="plain", reduce="nearest"))
+            beside.put(lambda: write(mask_ome, iter(masks), flavour="ome", reduce="nearest"))
+            regions = masks.regions(raster, reader.mpp)
+            write_geojson(geojson, regions, offset=segmentation.offset, slide=key)
+            if not isinstance(reader, UnseenSlide):
+                write_png(overlay, draw_overlay(reader, regions))
         told = _report(key, reader, segmentation, raster, masks.figures(regions))
         if calibrated is not None:
             _add_interval(told, calibrated, segmentation, raster, mpp, probability)
