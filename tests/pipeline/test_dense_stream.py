@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import cast
 
 import numpy as np
@@ -78,7 +79,7 @@ def computed(
         todo, occupied(layout), cast(PixelSource, source), threads=1, tell=lambda cells, pixels: tell.append(cells)
     )
     found = {}
-    for block, values in blocks:
+    for block, values in itertools.chain.from_iterable(blocks):
         found[block.index] = np.where(block.valid[..., None], values, np.float16(0))
     return found
 

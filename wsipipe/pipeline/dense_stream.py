@@ -73,7 +73,7 @@ class DenseStream:
         *,
         threads: int,
         tell: Callable[[int, int], None],
-    ) -> Iterator[tuple[Block, Values]]:
+    ) -> Iterator[list[tuple[Block, Values]]]:
         """Compute blocks, band by band and from the top.
 
         Parameters
@@ -91,8 +91,8 @@ class DenseStream:
 
         Yields
         ------
-        Block, (rows, cols, dim) float16 array
-            Values of valid cells; the others hold anything.
+        list of (Block, (rows, cols, dim) float16 array)
+            Blocks side by side and the values of their valid cells, parts of one array; other cells hold anything.
         """
         side = self.layout.block_cells
         most = _LAYER_BYTES // (column_bytes(self.layers, strip=self.strip) * side)
@@ -109,7 +109,7 @@ class DenseStream:
         source: Source,
         threads: int,
         tell: Callable[[int, int], None],
-    ) -> Iterator[tuple[Block, Values]]:
+    ) -> Iterator[list[tuple[Block, Values]]]:
         """Compute the blocks to do of block columns [left, right)."""
         side, strip = self.layout.block_cells, self.strip
         wanted, pending = self._cells(left, right, todo)
@@ -132,9 +132,8 @@ class DenseStream:
                     _store(values[part.start - rows.start : part.stop - rows.start], features)
                 cells = int(np.count_nonzero(pending[part])) if part.start >= 0 else 0
                 tell(cells, sum(p.shape[2] * p.shape[3] for p in pixels))
-            for j in columns:
-                place, cols = self._slices(i, j), self._within(j, left)
-                yield Block((i, j), *place, wanted[place[0], cols]), values[:, cols]
+            if columns:
+                yield [self._cut((i, j), left, wanted[rows], values) for j in columns]
         release_memory()
 
     def _cells(self, left: int, right: int, todo: set[Index]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -148,6 +147,11 @@ class DenseStream:
             wanted[rows, within] = valid
             pending[rows, within] = valid & ((i, j) in todo)
         return wanted, pending
+
+    def _cut(self, index: Index, left: int, wanted: NDArray[np.bool_], values: Values) -> tuple[Block, Values]:
+        """Give a block out of the rows of a band."""
+        cols = self._within(index[1], left)
+        return Block(index, *self._slices(*index), wanted[:, cols]), values[:, cols]
 
     def _slices(self, i: int, j: int) -> tuple[slice, slice]:
         """Rows and columns of the map that a block covers."""

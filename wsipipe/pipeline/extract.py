@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ def extract_slide(
     force: bool = False,
     report: Report = silent,
     encoder: Encoder | None = None,
+    tissue: Tissue | None = None,
     core_px: int = 1024,
 ) -> SlideOutcome:
     """Compute the feature map of one slide, or go on with it, or find it finished.
@@ -70,6 +72,8 @@ def extract_slide(
         Told the cells done and to do, stage "extract".
     encoder : Encoder, optional
         What the recipe's encoder section builds, where the caller has it already.
+    tissue : Tissue, optional
+        What `tissue_for` finds, where the caller has it already.
     core_px : int
         Dense maps: about the side in target px of a block, the unit that is written as a whole. Encoders that cannot
         be streamed compute a block at once, with a halo: larger is faster and needs more memory.
@@ -98,7 +102,7 @@ def extract_slide(
         info = plan_map(entry, view, recipe, dim=encoder.dim, weights_digest=encoder.weights_digest)
         if not force and is_finished(path, info):
             return SlideOutcome(entry.key, "skipped", "feature map is up to date", (path,))
-        tissue = tissue_for(entry, view, out, recipe.tile)
+        tissue = tissue or tissue_for(entry, view, out, recipe.tile)
         view, info = normalised(view, info, tissue, recipe.stain)
         layout = _layout(tissue, info, recipe, encoder, core_px=core_px, path=entry.path)
         with FeatureMapWriter.open(path, info, block=layout.block_cells) as writer:
@@ -140,7 +144,7 @@ def _fill(
         report(Progress(writer.info.slide, "extract", done, total))
 
     with _source(view, encoder, device) as source, WriteBehind() as behind:
-        computed: Iterator[tuple[Block, NDArray[np.float32] | NDArray[np.float16]]]
+        computed: Iterator[list[tuple[Block, NDArray[np.float32]]]] | Iterator[list[tuple[Block, NDArray[np.float16]]]]
         if isinstance(layout, DenseLayout) and isinstance(encoder, Streamable):
             stream = DenseStream(layout, encoder.row_layers(), device, encoder.dim)
             computed = stream.blocks(set(todo), occupied, source, threads=reading_threads(device), tell=tell)
@@ -148,8 +152,8 @@ def _fill(
             pieces = (piece for block in _blocks(writer, layout, todo) for piece in layout.pieces(block))
             data = _read(pieces, source, device)
             computed = _by_pieces(data, layout, encoder, tell)
-        for block, values in computed:
-            behind.put(partial(writer.write_block, *block.index, values, block.valid))
+        for blocks in computed:
+            behind.put(partial(_write, writer, blocks))
     seconds = max(time.perf_counter() - started, 1e-9)
     return f"{done} cells of {encoder.dim} values, {pixels_read / 1e6 / seconds:.2f} MP/s{source.told}"
 
@@ -174,15 +178,20 @@ def _read(pieces: Iterator[Piece], source: Source, device: torch.device) -> Iter
 
 def _by_pieces(
     data: Iterator[tuple[Piece, Tensor]], layout: Layout, encoder: Encoder, tell: Callable[[int, int], None]
-) -> Iterator[tuple[Block, NDArray[np.float32]]]:
+) -> Iterator[list[tuple[Block, NDArray[np.float32]]]]:
     """Compute blocks one after another, each from its pieces."""
     for block, parts in itertools.groupby(data, key=lambda part: part[0].block):
         values = np.zeros((*block.valid.shape, encoder.dim), np.float32)
         for piece, pixels in parts:
             values[piece.rows, piece.cols] = layout.arrange(encode(encoder, pixels), piece)
             tell(piece.cells, math.prod(pixels.shape[:3]))
-        yield block, values
+        yield [(block, values)]
         release_memory()
+
+
+def _write(writer: FeatureMapWriter, blocks: Sequence[tuple[Block, NDArray[np.floating[Any]]]]) -> None:
+    for block, values in blocks:
+        writer.write_block(*block.index, values, block.valid)
 
 
 def _settle_empty_blocks(

@@ -113,7 +113,9 @@ def predict_slide(
             return outcome
         tissue = slide.tissue if isinstance(slide, MapSlide) else _tissue(entry, slide, out, recipe)
         tuned = restore_encoder(checkpoint, device=device)
-        with open_map(entry, slide, out, recipe, tuned, reader=reader, device=device, report=report) as source:
+        with open_map(
+            entry, slide, out, recipe, tuned, tissue=tissue, reader=reader, device=device, report=report
+        ) as source:
             if isinstance(source, FeatureMap):
                 check_fits(checkpoint, source.info)
             network = restore_model(checkpoint, device=str(pick_device(device)))
@@ -207,6 +209,7 @@ def open_map(
     recipe: Recipe,
     encoder: Encoder | None,
     *,
+    tissue: Tissue | None = None,
     reader: str,
     device: str,
     report: Report,
@@ -220,7 +223,9 @@ def open_map(
         recipe = updated(recipe, {"encoder": {"weights": encoder.weights_digest}})
     path = entry.path
     if not stored:
-        made = extract_slide(entry, out, recipe, reader=reader, device=device, report=report, encoder=encoder)
+        made = extract_slide(
+            entry, out, recipe, reader=reader, device=device, report=report, encoder=encoder, tissue=tissue
+        )
         path = made.outputs[0]
         release_memory()  # what the encoder left
     with FeatureMap.open(path) as features:
