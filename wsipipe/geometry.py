@@ -107,6 +107,11 @@ class CellGrid:
         """(rows, cols)."""
         return self.rows, self.cols
 
+    def block(self, i: int, j: int, side: int) -> tuple[slice, slice]:
+        """Rows and columns of block (i, j), of `side` cells a side or what is left of them at the far edges."""
+        rows, cols = i * side, j * side
+        return slice(rows, min(rows + side, self.rows)), slice(cols, min(cols + side, self.cols))
+
     def cells_of(self, xy: ArrayLike) -> NDArray[np.int64]:
         """Cells under points.
 

@@ -129,7 +129,7 @@ class DenseStream:
                 features = self._push(stream, number, pixels)
                 part = slice(number * strip, min((number + 1) * strip, len(wanted)))
                 if columns and features is not None:
-                    _store(values[part.start - rows.start : part.stop - rows.start], features)
+                    _store(values[_less(part, rows.start)], features)
                 cells = int(np.count_nonzero(pending[part])) if part.start >= 0 else 0
                 tell(cells, sum(p.shape[2] * p.shape[3] for p in pixels))
             if columns:
@@ -142,26 +142,18 @@ class DenseStream:
         wanted = np.zeros((grid.rows, min(right * side, grid.cols) - left * side), np.bool_)
         pending = np.zeros_like(wanted)
         for i, j in itertools.product(range(-(-grid.rows // side)), range(left, right)):
-            (rows, cols), within = self._slices(i, j), self._within(j, left)
-            valid = self.layout.valid(rows, cols)
-            wanted[rows, within] = valid
-            pending[rows, within] = valid & ((i, j) in todo)
+            rows, cols = grid.block(i, j, side)
+            within = _less(cols, left * side)
+            wanted[rows, within] = self.layout.valid(rows, cols)
+            pending[rows, within] = wanted[rows, within] & ((i, j) in todo)
         return wanted, pending
 
     def _cut(self, index: Index, left: int, wanted: NDArray[np.bool_], values: Values) -> tuple[Block, Values]:
         """Give a block out of the rows of a band."""
-        cols = self._within(index[1], left)
-        return Block(index, *self._slices(*index), wanted[:, cols]), values[:, cols]
-
-    def _slices(self, i: int, j: int) -> tuple[slice, slice]:
-        """Rows and columns of the map that a block covers."""
-        side, grid = self.layout.block_cells, self.layout.grid
-        return slice(i * side, min((i + 1) * side, grid.rows)), slice(j * side, min((j + 1) * side, grid.cols))
-
-    def _within(self, j: int, left: int) -> slice:
-        """Columns that block column j covers of a band that begins with block column `left`."""
         side = self.layout.block_cells
-        return slice((j - left) * side, min((j + 1) * side, self.layout.grid.cols) - left * side)
+        rows, cols = self.layout.grid.block(*index, side)
+        within = _less(cols, left * side)
+        return Block(index, rows, cols, wanted[:, within]), values[:, within]
 
     def _pixels(self, source: Source, rect: Rect, x: int) -> Tensor:
         """(1, 3, h, w) uint8, channels-last."""
@@ -184,6 +176,11 @@ def bands(occupied: NDArray[np.bool_], most: int) -> Iterator[tuple[int, int]]:
         parts = -(-(right - left) // most)
         cuts = [left + (right - left) * part // parts for part in range(parts + 1)]
         yield from itertools.pairwise(cuts)
+
+
+def _less(span: slice, start: int) -> slice:
+    """Count a span from `start` on."""
+    return slice(span.start - start, span.stop - start)
 
 
 def _store(values: Values, features: Tensor) -> None:

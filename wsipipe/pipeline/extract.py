@@ -144,7 +144,7 @@ def _fill(
         report(Progress(writer.info.slide, "extract", done, total))
 
     with _source(view, encoder, device) as source, WriteBehind() as behind:
-        computed: Iterator[list[tuple[Block, NDArray[np.float32]]]] | Iterator[list[tuple[Block, NDArray[np.float16]]]]
+        computed: Iterator[Sequence[tuple[Block, NDArray[np.floating[Any]]]]]
         if isinstance(layout, DenseLayout) and isinstance(encoder, Streamable):
             stream = DenseStream(layout, encoder.row_layers(), device, encoder.dim)
             computed = stream.blocks(set(todo), occupied, source, threads=reading_threads(device), tell=tell)

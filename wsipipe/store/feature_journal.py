@@ -74,11 +74,7 @@ class Journal:
 
     def slices(self, i: int, j: int) -> tuple[slice, slice]:
         """Rows and columns of the map that block (i, j) covers."""
-        rows, cols = i * self._block, j * self._block
-        return (
-            slice(rows, min(rows + self._block, self._info.grid.rows)),
-            slice(cols, min(cols + self._block, self._info.grid.cols)),
-        )
+        return self._info.grid.block(i, j, self._block)
 
     def append(self, block: Block) -> None:
         """Add a block; once this returns, it survives the process."""
