@@ -9,7 +9,7 @@ from scipy import ndimage
 from wsipipe.config import TissueSettings
 from wsipipe.errors import NumericsError, TissueError
 from wsipipe.geometry import CellGrid
-from wsipipe.numerics.tissue import Tissue, _deviation, _opened, _window, tissue_mask
+from wsipipe.numerics.tissue import SMOOTH, Tissue, _deviation, _opened, _smooth, _window, tissue_mask
 
 MPP = 8.0
 GLASS = (241, 238, 240)
@@ -213,11 +213,15 @@ def test_opening_keeps_what_holds_a_square():
 
 
 @pytest.mark.parametrize("size", [3, 5, 11])
-def test_deviation_is_that_of_each_window(size):
-    values = np.random.default_rng(3).integers(8, 256, (140, 31), np.uint8)
+def test_smooth_is_where_a_window_hardly_deviates(size):
+    rng = np.random.default_rng(3)
+    values = (200 + rng.integers(-30, 31, (140, 31)) * np.linspace(0, 1, 140)[:, None]).astype(np.uint8)
     padded = np.pad(-np.log(values / 255), size // 2, mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size))
-    np.testing.assert_allclose(_deviation(values, size), windows.std(axis=(2, 3)), atol=2e-6)
+    deviation = np.lib.stride_tricks.sliding_window_view(padded, (size, size)).std(axis=(2, 3))
+    np.testing.assert_allclose(_deviation(padded.astype(np.float32), size), deviation, atol=2e-5)
+    sure = np.abs(deviation - SMOOTH) > 2e-5
+    assert 0.2 < (deviation < SMOOTH).mean() < 0.8
+    np.testing.assert_array_equal(_smooth(values, size)[sure], (deviation < SMOOTH)[sure])
 
 
 def brute_fraction(tissue, grid):

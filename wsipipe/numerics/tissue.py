@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -164,7 +165,7 @@ def tissue_mask(rgb: NDArray[np.uint8], *, mpp: float, settings: TissueSettings)
     _refuse_dark(darkest)
     rgb, darkest = _balanced(rgb, darkest)
     reach = max(1, round(WINDOW_UM / mpp / 2))
-    smooth = _deviation(darkest, 2 * reach + 1) < SMOOTH
+    smooth = _smooth(darkest, 2 * reach + 1)
     clear = _glass_density(darkest, smooth)
     glass = _grown(_glass(darkest, smooth, clear), darkest, reach)
     # A picture of a small core: what counts as small there is small against the picture.
@@ -217,20 +218,29 @@ def _lightest(density: float) -> int:
     return int(np.count_nonzero(_densities() >= density))
 
 
-def _deviation(intensity: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
-    """Take the standard deviation of optical density in a square window of odd `size` px.
+def _smooth(intensity: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
+    """Where the standard deviation of optical density in a square window of odd `size` px is small.
 
     In bands of rows, which stay in the processor's cache.
     """
     height, reach, densities = len(intensity), size // 2, _densities()
-    deviation = np.empty(intensity.shape, np.float32)
-    for top in range(0, height, BAND_PX):
-        stop = min(top + BAND_PX, height)
+    smooth = np.empty(intensity.shape, np.bool_)
+    for top, stop in _bands(height):
         rows = np.arange(top - reach, stop + reach).clip(0, height - 1)
         band = densities[np.pad(intensity[rows], ((0, 0), (reach, reach)), mode="edge")]
-        mean, square = _window_sums(band, size) / size**2, _window_sums(band * band, size) / size**2
-        deviation[top:stop] = np.sqrt(np.maximum(square - mean * mean, 0))
-    return deviation
+        smooth[top:stop] = _deviation(band, size) < SMOOTH
+    return smooth
+
+
+def _deviation(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Take the standard deviation in each square window of `size` px that fits, (h - size + 1, w - size + 1)."""
+    mean, square = _window_sums(values, size) / size**2, _window_sums(values * values, size) / size**2
+    return np.asarray(np.sqrt(np.maximum(square - mean * mean, 0)))
+
+
+def _bands(height: int) -> Iterator[tuple[int, int]]:
+    """First row of each band, and the row behind its last."""
+    return ((top, min(top + BAND_PX, height)) for top in range(0, height, BAND_PX))
 
 
 def _window_sums(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -254,7 +264,9 @@ def _run_sums(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 
 def _glass_density(darkest: NDArray[np.uint8], smooth: NDArray[np.bool_]) -> float:
     """Optical density of clear glass; that of white paper where no glass is in sight."""
-    counts = np.bincount(darkest[smooth], minlength=256)
+    counts = np.zeros(256, np.int64)
+    for top, stop in _bands(len(darkest)):  # `bincount` widens what it counts to eight bytes
+        counts += np.bincount(darkest[top:stop][smooth[top:stop]], minlength=256)
     counts[:GLASS_FLOOR] = 0
     # Pure white is where the scanner did not look: it says nothing about the glass, if there is any glass.
     if counts[:255].sum() > 0.01 * darkest.size:
@@ -287,15 +299,27 @@ def _pen_marks(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     of it cannot be anything else.
     """
     step = max(1, round(PEN_STEP_UM / mpp))
-    red, green, blue = (rgb[::step, ::step, channel].astype(np.int16) >> 3 for channel in range(3))
-    colour = (red << 10) | (green << 5) | blue
-    sure, possible = (table.ravel()[colour] for table in _ink_colours())
+    sure, possible = _ink(rgb[::step, ::step])
     areas = Components(_opened(possible, 2))
     sizes = areas.sizes()
     ink = areas.counts(areas.mask & sure) >= 0.25 * sizes
     ink &= sizes >= PEN_AREA_UM2 / (step * mpp) ** 2
+    if not ink.any():
+        return np.zeros(rgb.shape[:2], np.bool_)
     rim = _window(areas.painted(ink), 2 * round(WINDOW_UM / (step * mpp)) + 1, np.maximum)
     return np.asarray(rim.repeat(step, axis=0).repeat(step, axis=1)[: rgb.shape[0], : rgb.shape[1]])
+
+
+def _ink(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where a picture (h, w, 3) surely and possibly has the colour of ink, (h, w) each; in bands of rows."""
+    tables = [table.ravel() for table in _ink_colours()]
+    sure, possible = (np.empty(rgb.shape[:2], np.bool_) for _ in tables)
+    for top, stop in _bands(len(rgb)):
+        red, green, blue = (rgb[top:stop, :, channel].astype(np.int16) >> 3 for channel in range(3))
+        colour = (red << 10) | (green << 5) | blue
+        for where, table in zip((sure, possible), tables, strict=True):
+            where[top:stop] = table[colour]
+    return sure, possible
 
 
 def _ink_colours() -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

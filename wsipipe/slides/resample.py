@@ -7,12 +7,17 @@ gives the same values to the last bit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_BAND_PX = 256
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+# Source px of a band: its floats stay in the processor's cache, and the allocator does not hand their pages back and
+# fetch them afresh for every region, which took as long as the arithmetic.
+_BAND_PX = 32
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,16 @@ def resample(source: NDArray[np.uint8], rows: Taps, cols: Taps) -> NDArray[np.ui
     -------
     (n rows, n cols, 3) uint8 array
     """
-    high = np.concatenate([_along_first(part, _rows(source, part, rows.start)) for part in _bands(rows)])
-    wide = _along_first(cols, _transposed(high))
-    return _transposed(np.rint(wide, out=wide).astype(np.uint8))
+    across = _matrix(cols)
+    pixels = np.empty((len(rows.index), len(cols.index), 3), np.uint8)
+    done = 0
+    for part in _bands(rows):
+        values = source[part.start - rows.start : part.stop - rows.start].astype(np.float32)
+        high = _along_first(_matrix(part), values)
+        wide = _along_first(across, _transposed(high))
+        pixels[done : done + len(part.index)] = _transposed(np.rint(wide, out=wide).astype(np.uint8))
+        done += len(part.index)
+    return pixels
 
 
 def _transposed(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -85,21 +97,22 @@ def _transposed(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _bands(taps: Taps) -> list[Taps]:
-    """Cut output px into runs that need about `_BAND_PX` source px: floats of all of them would take the memory."""
+    """Cut output px into runs that need about `_BAND_PX` source px."""
     step = max(1, len(taps.index) * _BAND_PX // (taps.stop - taps.start))
     starts = range(0, len(taps.index), step)
     return [Taps(taps.index[at : at + step], taps.weight[at : at + step]) for at in starts]
 
 
-def _rows(source: NDArray[np.uint8], part: Taps, start: int) -> NDArray[np.float32]:
-    return source[part.start - start : part.stop - start].astype(np.float32)
-
-
-def _along_first(taps: Taps, source: NDArray[np.float32]) -> NDArray[np.float32]:
+def _matrix(taps: Taps) -> csr_array:
     # Imported here: scipy.sparse costs a fifth of a second, and listing slides needs none of it.
     from scipy.sparse import csr_array
 
     n, width = taps.index.shape
     bounds = np.arange(0, n * width + 1, width)
-    matrix = csr_array((taps.weight.ravel(), (taps.index - taps.start).ravel(), bounds), shape=(n, source.shape[0]))
-    return np.asarray(matrix @ source.reshape(source.shape[0], -1)).reshape(n, *source.shape[1:])
+    return csr_array(
+        (taps.weight.ravel(), (taps.index - taps.start).ravel(), bounds), shape=(n, taps.stop - taps.start)
+    )
+
+
+def _along_first(matrix: csr_array, source: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(matrix @ source.reshape(source.shape[0], -1)).reshape(matrix.shape[0], *source.shape[1:])
