@@ -46,6 +46,9 @@ SUFFIXES = (
     ".report.json",
 )
 _BAND_ROWS = 512
+# Rows that are resampled at once, in several arrays of floats: for a whole band they would grow with the slide's width
+# to far more than what they become.
+_DRAWN_ROWS = 64
 _FORMAT = "wsipipe.result"
 
 
@@ -259,7 +262,7 @@ class _MaskBands:
 
 def _probability_bands(segmentation: Segmentation, raster: CellGrid) -> Iterator[NDArray[np.uint8]]:
     start = 0
-    for band in regrid_bands(segmentation.bands, segmentation.grid, raster, band_rows=_BAND_ROWS):
+    for band in regrid_bands(segmentation.bands, segmentation.grid, raster, band_rows=_DRAWN_ROWS):
         rows = slice(start, start + len(band))
         tissue = sample_nearest(segmentation.tissue.mask, segmentation.tissue.grid, raster, rows)
         tissue = tissue.reshape(*tissue.shape, *(1 for _ in band.shape[2:]))
