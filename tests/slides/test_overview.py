@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from slidemaker import write_slide
+from wsipipe.geometry import Region
 from wsipipe.slides import open_slide, read_overview
 from wsipipe.slides.handle import LazyReader
 
@@ -19,6 +20,17 @@ def test_means_of_blocks(tmp_path, picture):
     means = picture.reshape(96, 8, 128, 8, 3).mean(axis=(1, 3))
     assert abs(overview.mean() - means.mean()) < 1
     assert np.corrcoef(overview.ravel(), means.ravel())[0, 1] > 0.98
+
+
+def test_no_tiles_are_kept(tmp_path, picture):
+    path = write_slide(tmp_path / "one.svs", picture)
+    with open_slide(path) as reader:
+        assert reader.backend == "direct"
+        reader.read_region(Region(5, 5, 50, 50))
+        assert len(reader.tile_file.cache) > 0
+        before = read_overview(reader, 4.0)
+        assert len(reader.tile_file.cache) == 0
+        np.testing.assert_array_equal(read_overview(reader, 4.0), before)
 
 
 def test_none_is_every_pixel(slide_path, picture):

@@ -50,6 +50,20 @@ def test_tiles_that_were_handed_out_whole_go_first():
     assert kept(cache) == ["a", "b", "d"]
 
 
+def test_cleared_of_all_tiles_but_those_in_use():
+    cache = TileCache(BYTES, 3 * BYTES)
+    for key in "abc":
+        put(cache, key, value=ord(key))
+    held = cache.find("b", 5)
+    cache.clear()
+    assert kept(cache) == ["b"]
+    assert (held.pixels == ord("b")).all()
+    for key in "def":  # as many fit as before
+        put(cache, key)
+    assert kept(cache) == ["b", "e", "f"]
+    cache.release(held)
+
+
 def test_tiles_in_use_are_not_written_over():
     cache = TileCache(BYTES, 2 * BYTES)
     put(cache, "a", value=7)

@@ -13,6 +13,9 @@ from scipy.sparse.csgraph import connected_components
 Ints = NDArray[np.int64]
 Value = TypeVar("Value", bound=np.generic)
 
+# Rows in which runs are looked for at once: they stay in the processor's cache.
+_BAND_ROWS = 64
+
 
 @dataclass(frozen=True, eq=False)
 class _Runs:
@@ -106,12 +109,14 @@ def label_components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
 
 def _find_runs(mask: NDArray[np.bool_]) -> _Runs:
     rows, cols = mask.shape
-    # The empty column parts the runs of neighbouring rows and ends the last one.
-    padded = np.zeros((rows, cols + 1), np.bool_)
-    padded[:, :cols] = mask
-    flat = padded.ravel()
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    return _Runs(np.concatenate([[0], edges]) if flat[0] else edges)
+    edges = [np.empty(0, np.int64)]
+    for top in range(0, rows, _BAND_ROWS):
+        band = mask[top : top + _BAND_ROWS]
+        # The empty column parts the runs of neighbouring rows, and ends the last one of a band.
+        flat = np.zeros(1 + len(band) * (cols + 1), np.bool_)
+        flat[1:].reshape(len(band), cols + 1)[:, :cols] = band
+        edges.append(np.flatnonzero(flat[1:] != flat[:-1]) + top * (cols + 1))
+    return _Runs(np.concatenate(edges))
 
 
 def _join(runs: _Runs, pitch: int) -> tuple[int, NDArray[np.int32]]:

@@ -161,22 +161,27 @@ def tissue_mask(rgb: NDArray[np.uint8], *, mpp: float, settings: TissueSettings)
     7. Small holes are closed, also where the picture's edge cuts them; then specks, and pieces thin everywhere, are
        dropped.
     """
-    darkest = _darkest(rgb)
-    _refuse_dark(darkest)
-    rgb, darkest = _balanced(rgb, darkest)
-    reach = max(1, round(WINDOW_UM / mpp / 2))
-    smooth = _smooth(darkest, 2 * reach + 1)
-    clear = _glass_density(darkest, smooth)
-    glass = _grown(_glass(darkest, smooth, clear), darkest, reach)
     # A picture of a small core: what counts as small there is small against the picture.
-    quarter = darkest.size / 4
-    background = _sizeable(glass | _pen_marks(rgb, mpp), min(settings.min_hole_um2 / mpp**2, quarter))
-    mask = _opened(~background, max(1, round(LINE_UM / mpp)))
+    quarter = rgb.shape[0] * rgb.shape[1] / 4
+    background = _sizeable(_background(rgb, mpp), min(settings.min_hole_um2 / mpp**2, quarter))
+    mask = _opened(np.logical_not(background, out=background), max(1, round(LINE_UM / mpp)))
+    del background
     core = _window(mask, max(1, round(THICKNESS_UM / mpp)), np.minimum)
     mask = _sizeable(mask, min(settings.min_area_um2 / mpp**2, quarter), core)
     if not mask.any():
         raise TissueError("no tissue found", remedy="is the slide empty, or all of it a pen mark?")
     return mask
+
+
+def _background(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
+    """Glass and pen marks, (h, w)."""
+    darkest = _darkest(rgb)
+    _refuse_dark(darkest)
+    rgb, darkest = _balanced(rgb, darkest)
+    reach = max(1, round(WINDOW_UM / mpp / 2))
+    glass = _grown(_glass(darkest, _smooth(darkest, 2 * reach + 1)), darkest, reach)
+    del darkest
+    return np.logical_or(glass, _pen_marks(rgb, mpp), out=glass)
 
 
 def _darkest(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -223,12 +228,11 @@ def _smooth(intensity: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
 
     In bands of rows, which stay in the processor's cache.
     """
-    height, reach, densities = len(intensity), size // 2, _densities()
+    reach, densities = size // 2, _densities()
     smooth = np.empty(intensity.shape, np.bool_)
-    for top, stop in _bands(height):
-        rows = np.arange(top - reach, stop + reach).clip(0, height - 1)
-        band = densities[np.pad(intensity[rows], ((0, 0), (reach, reach)), mode="edge")]
-        smooth[top:stop] = _deviation(band, size) < SMOOTH
+    for band, rows in _bands(len(intensity), reach, reach):
+        values = densities[np.pad(intensity[rows], ((0, 0), (reach, reach)), mode="edge")]
+        smooth[band] = _deviation(values, size) < SMOOTH
     return smooth
 
 
@@ -238,9 +242,11 @@ def _deviation(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return np.asarray(np.sqrt(np.maximum(square - mean * mean, 0)))
 
 
-def _bands(height: int) -> Iterator[tuple[int, int]]:
-    """First row of each band, and the row behind its last."""
-    return ((top, min(top + BAND_PX, height)) for top in range(0, height, BAND_PX))
+def _bands(height: int, before: int = 0, after: int = 0) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    """Rows of each band, and these with some before and after them, where the first and the last row go on and on."""
+    for top in range(0, height, BAND_PX):
+        band = slice(top, min(top + BAND_PX, height))
+        yield band, np.arange(band.start - before, band.stop + after).clip(0, height - 1)
 
 
 def _window_sums(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -265,8 +271,8 @@ def _run_sums(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 def _glass_density(darkest: NDArray[np.uint8], smooth: NDArray[np.bool_]) -> float:
     """Optical density of clear glass; that of white paper where no glass is in sight."""
     counts = np.zeros(256, np.int64)
-    for top, stop in _bands(len(darkest)):  # `bincount` widens what it counts to eight bytes
-        counts += np.bincount(darkest[top:stop][smooth[top:stop]], minlength=256)
+    for band, _ in _bands(len(darkest)):  # `bincount` widens what it counts to eight bytes
+        counts += np.bincount(darkest[band][smooth[band]], minlength=256)
     counts[:GLASS_FLOOR] = 0
     # Pure white is where the scanner did not look: it says nothing about the glass, if there is any glass.
     if counts[:255].sum() > 0.01 * darkest.size:
@@ -275,8 +281,9 @@ def _glass_density(darkest: NDArray[np.uint8], smooth: NDArray[np.bool_]) -> flo
     return float(-np.log(level / 255))
 
 
-def _glass(darkest: NDArray[np.uint8], smooth: NDArray[np.bool_], clear: float) -> NDArray[np.bool_]:
+def _glass(darkest: NDArray[np.uint8], smooth: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Smooth areas no darker than smear, of which a tenth or more is clear glass."""
+    clear = _glass_density(darkest, smooth)
     ground = smooth & (darkest >= _lightest(clear + SMEAR))
     areas = Components(ground)
     clean = areas.counts(ground & (darkest >= _lightest(clear + CLEAR)))
@@ -285,11 +292,15 @@ def _glass(darkest: NDArray[np.uint8], smooth: NDArray[np.bool_], clear: float) 
 
 def _grown(glass: NDArray[np.bool_], darkest: NDArray[np.uint8], reach: int) -> NDArray[np.bool_]:
     """Glass and the pixels within `reach` px of it that are about as light as the glass they touch."""
-    # The darkest glass in reach, as 256 less its intensity; 0 where there is none. Bytes pass faster than floats.
-    beside = _window(np.where(glass, -np.maximum(darkest, 1), np.uint8(0)), 2 * reach + 1, np.maximum)
     lightest = [_lightest(density + CLEAR) for density in _densities()[:0:-1]]
     below = np.array([255, *(max(intensity - 1, 0) for intensity in lightest)], np.uint8)
-    return glass | (darkest > below[beside])
+    grown = np.empty_like(glass)
+    for band, rows in _bands(len(glass), reach, reach):
+        # The darkest glass in reach, as 256 less its intensity; 0 where there is none. Bytes pass faster than floats.
+        depths = np.where(glass[rows], -np.maximum(darkest[rows], 1), np.uint8(0))
+        beside = _band_window(depths, 2 * reach + 1, np.maximum, reach, reach)
+        grown[band] = glass[band] | (darkest[band] > below[beside])
+    return grown
 
 
 def _pen_marks(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
@@ -314,11 +325,11 @@ def _ink(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Where a picture (h, w, 3) surely and possibly has the colour of ink, (h, w) each; in bands of rows."""
     tables = [table.ravel() for table in _ink_colours()]
     sure, possible = (np.empty(rgb.shape[:2], np.bool_) for _ in tables)
-    for top, stop in _bands(len(rgb)):
-        red, green, blue = (rgb[top:stop, :, channel].astype(np.int16) >> 3 for channel in range(3))
+    for band, _ in _bands(len(rgb)):
+        red, green, blue = (rgb[band, :, channel].astype(np.int16) >> 3 for channel in range(3))
         colour = (red << 10) | (green << 5) | blue
         for where, table in zip((sure, possible), tables, strict=True):
-            where[top:stop] = table[colour]
+            where[band] = table[colour]
     return sure, possible
 
 
@@ -366,13 +377,24 @@ def _window(values: Array, size: int, pick: np.ufunc, *, late: bool = False) -> 
     before, after = (size - 1) // 2, size // 2
     if late:
         before, after = after, before
-    for axis in (0, 1):
-        width = ((before, after), (0, 0)) if axis == 0 else ((0, 0), (before, after))
-        run: Any = np.pad(values, width, mode="edge").swapaxes(0, axis)
-        done = 1
-        while done < size:
-            step = min(done, size - done)
-            run = pick(run[:-step], run[step:])
-            done += step
-        values = run.swapaxes(0, axis)
-    return values
+    found = np.empty_like(values)
+    for band, rows in _bands(len(values), before, after):
+        found[band] = _band_window(values[rows], size, pick, before, after)
+    return found
+
+
+def _band_window(band: Array, size: int, pick: np.ufunc, before: int, after: int) -> Array:
+    """Minimum or maximum in the windows of a band, (h - size + 1, w), that comes with the rows around it."""
+    across = np.pad(_runs_of(band, size, pick), ((0, 0), (before, after)), mode="edge")
+    return _runs_of(across.swapaxes(0, 1), size, pick).swapaxes(0, 1)
+
+
+def _runs_of(values: Array, size: int, pick: np.ufunc) -> Array:
+    """Minimum or maximum of each run of `size` rows, (n - size + 1, m)."""
+    run: Any = values
+    done = 1
+    while done < size:
+        step = min(done, size - done)
+        run = pick(run[:-step], run[step:])
+        done += step
+    return run  # type: ignore[no-any-return]

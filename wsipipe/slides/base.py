@@ -83,6 +83,10 @@ class SlideReader(Protocol):
         """Name of what reads a level: `backend`, or the library behind "direct" where that leaves a level to it."""
         ...
 
+    def forget_tiles(self) -> None:
+        """Give back the memory of tiles that are kept for the regions beside them, where a reader keeps some."""
+        ...
+
     def close(self) -> None:
         """Give the handle back; reading again reopens it."""
         ...

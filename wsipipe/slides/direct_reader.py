@@ -93,6 +93,10 @@ class DirectReader(LazyReader[TileFile]):
         """Name of what reads a level; see `SlideReader.level_backend`."""
         return self.backend if self._is_direct(level) else self._library.backend
 
+    def forget_tiles(self) -> None:
+        """Empty the cache, also that of copies; see `SlideReader.forget_tiles`."""
+        self._use().cache.clear()
+
     @property
     def tile_file(self) -> TileFile:
         """The open file, of this process."""

@@ -87,6 +87,9 @@ class LazyReader(ABC, Generic[Handle]):
         """Name of what reads a level; see `SlideReader.level_backend`."""
         return self.backend
 
+    def forget_tiles(self) -> None:
+        """Do nothing: the libraries keep what they like. See `SlideReader.forget_tiles`."""
+
     def close(self) -> None:
         """Give the handle back; reading again reopens it."""
         self._leave_to_parent()

@@ -82,6 +82,9 @@ class MapSlide:
         """See `SlideReader.level_backend`."""
         return self.backend
 
+    def forget_tiles(self) -> None:
+        """Do nothing: there are no tiles."""
+
     def close(self) -> None:
         """Nothing is open."""
 

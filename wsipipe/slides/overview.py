@@ -31,4 +31,6 @@ def read_overview(reader: SlideReader, mpp: float | None) -> NDArray[np.uint8]:
         The slide is damaged, or its resolution unknown.
     """
     view = MppView(reader, mpp)
-    return view.read(Region(0, 0, view.width, view.height))
+    overview = view.read(Region(0, 0, view.width, view.height))
+    reader.forget_tiles()  # nobody comes back to tiles of so coarse a level
+    return overview

@@ -108,6 +108,13 @@ class TileCache:
         with self._lock:
             self._free.append(slot)
 
+    def clear(self) -> None:
+        """Give the memory of all tiles back that nobody holds; later ones take new slots."""
+        with self._lock:
+            held = OrderedDict((key, slot) for key, slot in self._kept.items() if slot.users)
+            self._unmade += len(self._free) + len(self._kept) - len(held)
+            self._free, self._kept = [], held
+
     def _hand_out(self, slot: Slot, px: int) -> None:
         slot.left_px -= px
         self._kept.move_to_end(slot.key, last=slot.left_px > 0)
