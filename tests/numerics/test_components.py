@@ -7,7 +7,7 @@ from wsipipe.numerics.components import Components, label_components
 
 def masks():
     rng = np.random.default_rng(0)
-    for shape in ((1, 1), (1, 40), (40, 1), (37, 53), (64, 64)):
+    for shape in ((1, 1), (1, 40), (40, 1), (37, 53), (64, 64), (150, 23)):
         for density in (0.0, 0.3, 0.6, 0.95, 1.0):
             yield rng.random(shape) < density
     spiral = np.zeros((9, 9), bool)

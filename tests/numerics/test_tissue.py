@@ -194,12 +194,14 @@ def test_fluorescence_is_refused_with_a_reason(color):
         find(picture)
 
 
-def test_window_is_the_plain_filter():
-    values = np.random.default_rng(2).random((37, 23)).astype(np.float32)
-    for size in (1, 2, 3, 5, 8):
-        origin = -1 if size % 2 == 0 else 0
+@pytest.mark.parametrize("shape", [(37, 23), (150, 23), (5, 150)])
+@pytest.mark.parametrize("late", [False, True])
+def test_window_is_the_plain_filter(shape, late):
+    values = np.random.default_rng(2).random(shape).astype(np.float32)
+    for size in (1, 2, 3, 5, 8, 71):
+        origin = -1 if size % 2 == 0 and not late else 0
         plain = ndimage.maximum_filter(values, size, mode="nearest", origin=origin)
-        np.testing.assert_array_equal(_window(values, size, np.maximum), plain)
+        np.testing.assert_array_equal(_window(values, size, np.maximum, late=late), plain)
 
 
 def test_opening_keeps_what_holds_a_square():

@@ -165,7 +165,7 @@ def tissue_mask(rgb: NDArray[np.uint8], *, mpp: float, settings: TissueSettings)
     quarter = rgb.shape[0] * rgb.shape[1] / 4
     background = _sizeable(_background(rgb, mpp), min(settings.min_hole_um2 / mpp**2, quarter))
     mask = _opened(np.logical_not(background, out=background), max(1, round(LINE_UM / mpp)))
-    del background
+    del background  # pictures of large slides take megabytes: no more of them at once than needed
     core = _window(mask, max(1, round(THICKNESS_UM / mpp)), np.minimum)
     mask = _sizeable(mask, min(settings.min_area_um2 / mpp**2, quarter), core)
     if not mask.any():
@@ -180,7 +180,7 @@ def _background(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     rgb, darkest = _balanced(rgb, darkest)
     reach = max(1, round(WINDOW_UM / mpp / 2))
     glass = _grown(_glass(darkest, _smooth(darkest, 2 * reach + 1)), darkest, reach)
-    del darkest
+    del darkest  # makes room for what looks for ink
     return np.logical_or(glass, _pen_marks(rgb, mpp), out=glass)
 
 
