@@ -31,6 +31,22 @@ def test_find_tissue_follows_the_tissue(slide_path):
     assert (tissue.mask & truth).sum() / (tissue.mask | truth).sum() > 0.95
 
 
+def test_smear_up_to_the_edges_is_glass(tmp_path):
+    # Pixels of the overview at 16 um are eight of these: the last row and column lie mostly past the slide.
+    width, height = 1603, 2403
+    across, down = (np.clip((np.arange(side) - side + 900) / 600, 0, 1) for side in (width, height))
+    smear = np.maximum(across, down[:, None])[..., None]
+    image = np.array([247.0, 245.0, 246.0]) * (1 - smear) + np.array([245.0, 221.0, 233.0]) * smear
+    image[200:500, 1203:] -= np.random.default_rng(0).integers(0, 130, (300, 400, 1)).repeat(3, axis=2)
+    path = write_slide(tmp_path / "smear.svs", image.astype(np.uint8), mpp=2.0, levels=1, compression="deflate")
+    with open_slide(path) as slide:
+        tissue = find_tissue(slide, TissueSettings(mpp=16.0))
+    assert tissue.mask.shape == (301, 201)
+    assert tissue.mask[28:60, 155:].all()
+    assert not tissue.mask[:20].any()
+    assert not tissue.mask[70:].any()
+
+
 @pytest.mark.parametrize(
     ("size", "mpp", "expected"),
     [

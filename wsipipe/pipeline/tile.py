@@ -31,7 +31,7 @@ from wsipipe.store.images import write_png
 from wsipipe.store.tile_file import TileFile, TileInfo, read_tile_info, write_tile_file
 
 # Raised whenever the same settings begin to give other tissue or other patches.
-REVISION = 3
+REVISION = 4
 THUMBNAIL_PX = 1500
 TISSUE_CLASS = "Tissue"
 _OUTLINE = (0, 160, 60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wsipipe.config import TileSettings, TissueSettings
 from wsipipe.errors import TissueError
@@ -17,6 +18,8 @@ from wsipipe.slides.base import SlideReader
 _SHORT_SIDE_PX = 128
 _OVERVIEW_PX = 1 << 21
 _EVERYTHING_PX = 1024
+# px of the overview: sizes of slides times quotients of resolutions.
+_ROUNDING = 1e-6
 
 
 def slide_tissue(reader: SlideReader, settings: TileSettings) -> Tissue:
@@ -72,12 +75,24 @@ def find_tissue(reader: SlideReader, settings: TissueSettings) -> Tissue:
     own = require_mpp(reader)
     mpp = detection_mpp(reader.dimensions, own, settings)
     rgb = read_overview(reader, mpp)
+    _mend_margin(rgb, reader.dimensions, own / mpp)
     try:
         mask = tissue_mask(rgb, mpp=mpp, settings=settings)
     except TissueError as error:
         raise TissueError(error.problem, path=reader.path, remedy=error.remedy) from error
     rows, cols = mask.shape
     return Tissue(mask, CellGrid(rows=rows, cols=cols, cell_px=mpp / own))
+
+
+def _mend_margin(rgb: NDArray[np.uint8], dimensions: tuple[int, int], scale: float) -> None:
+    """Give a last row and column that reach past the slide the colours of those before them.
+
+    They are mixed with the white beyond, which beside a smear of stain looks like texture, and so like tissue.
+    """
+    for axis, side in enumerate(reversed(dimensions)):
+        lines = rgb.swapaxes(0, axis)
+        if len(lines) > max(1.0, side * scale + _ROUNDING):
+            lines[-1] = lines[-2]
 
 
 def detection_mpp(dimensions: tuple[int, int], mpp: float, settings: TissueSettings) -> float:
