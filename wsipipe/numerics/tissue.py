@@ -163,9 +163,8 @@ def tissue_mask(rgb: NDArray[np.uint8], *, mpp: float, settings: TissueSettings)
     """
     # A picture of a small core: what counts as small there is small against the picture.
     quarter = rgb.shape[0] * rgb.shape[1] / 4
-    background = _sizeable(_background(rgb, mpp), min(settings.min_hole_um2 / mpp**2, quarter))
-    mask = _opened(np.logical_not(background, out=background), max(1, round(LINE_UM / mpp)))
-    del background  # pictures of large slides take megabytes: no more of them at once than needed
+    hole = min(settings.min_hole_um2 / mpp**2, quarter)
+    mask = _opened(~_sizeable(_background(rgb, mpp), hole), max(1, round(LINE_UM / mpp)))
     core = _window(mask, max(1, round(THICKNESS_UM / mpp)), np.minimum)
     mask = _sizeable(mask, min(settings.min_area_um2 / mpp**2, quarter), core)
     if not mask.any():
@@ -180,8 +179,8 @@ def _background(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     rgb, darkest = _balanced(rgb, darkest)
     reach = max(1, round(WINDOW_UM / mpp / 2))
     glass = _grown(_glass(darkest, _smooth(darkest, 2 * reach + 1)), darkest, reach)
-    del darkest  # makes room for what looks for ink
-    return np.logical_or(glass, _pen_marks(rgb, mpp), out=glass)
+    del darkest  # room for what looks for ink
+    return glass | _pen_marks(rgb, mpp)
 
 
 def _darkest(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
